@@ -1,0 +1,192 @@
+"""Shifted-window attention: windows of tokens attend within themselves; every second block shifts them.
+
+Paper: Liu et al., 2021, "Swin Transformer", arXiv:2103.14030.
+Code: written from the paper; equal to timm's ``swin_transformer``, whose treatment of padding is the
+option ``padding="official"``.
+Differs from the paper by default: padding is masked, and the projections run on real tokens only.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._windows import (
+    merge,
+    pad_map,
+    partition,
+    relative_position_index,
+    same_label,
+)
+from attnbench.mechanisms._windows import (
+    padding as missing,
+)
+from attnbench.registry import Site, register_mechanism
+
+
+@register_mechanism(
+    "shifted_window",
+    title="Shifted window",
+    paper="arXiv:2103.14030",
+    year=2021,
+    pattern="static",
+    complexity="O(N)",
+    impls=("eager", "sdpa"),
+    per_stage={"window_size": 7},
+    goldens=("swin_window",),
+)
+class ShiftedWindowAttention(nn.Module):
+    """Attention inside non-overlapping windows with a relative position bias.
+
+    A window larger than the map shrinks to it and is not shifted along that axis.
+    Cost: 4·N·C² (projection) + 2·N'·w²·C (attention) MACs, N' = tokens after padding to whole windows
+    (with ``padding="official"`` the projections cost 4·N'·C²).
+
+    Args:
+        site: place in the backbone; odd blocks are shifted.
+        window_size: side of the window, or (height, width).
+        shift_size: tokens to shift by; ``None`` for half a window in odd blocks and 0 in even ones.
+        qkv_bias: learn a bias in the query, key and value projections.
+        position_bias: learn a bias per head and relative position.
+        padding: ``masked`` (padding is never attended to) or ``official`` (timm: the map is rolled, then
+            zero-padded before the projections, and padding takes part in attention).
+        impl: ``eager`` or ``sdpa``.
+
+    Raises:
+        ValueError: the window is not positive, the shift is not smaller than it, or ``padding`` is unknown.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        window_size: int | tuple[int, int] = 7,
+        shift_size: int | None = None,
+        qkv_bias: bool = True,
+        position_bias: bool = True,
+        padding: str = "masked",
+        impl: str = "eager",
+    ) -> None:
+        super().__init__()
+        window = (window_size, window_size) if isinstance(window_size, int) else window_size
+        shift = min(window) // 2 * (site.block % 2) if shift_size is None else shift_size
+        if min(window) < 1 or not 0 <= shift < max(min(window), 1):
+            raise ValueError(
+                f"window_size must be positive and shift_size in [0, window), got {window}, {shift}"
+            )
+        if padding not in ("masked", "official"):
+            raise ValueError(f"padding must be 'masked' or 'official', got {padding!r}")
+        self.dim, self.num_heads, self.head_dim = site.dim, site.num_heads, site.head_dim
+        self.window, self.shift, self.padding, self.impl = window, shift, padding, impl
+        self.qkv = nn.Linear(self.dim, 3 * self.dim, bias=qkv_bias)
+        self.proj = nn.Linear(self.dim, self.dim)
+        self.bias_table: nn.Parameter | None = None
+        if position_bias:
+            rows = (2 * window[0] - 1) * (2 * window[1] - 1)
+            self.bias_table = nn.Parameter(nn.init.normal_(torch.empty(rows, self.num_heads), std=0.02))
+        self.size = (site.height, site.width)
+        self.mask: Tensor | None
+        self.register_buffer("mask", self._mask(*self.size), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        B, H, W, C = x.shape
+        window, shift = self._effective(H, W)
+        if self.padding == "official":
+            x = pad_map(torch.roll(x, (-shift[0], -shift[1]), (1, 2)), window)
+            qkv = self.qkv(x)
+        else:
+            qkv = pad_map(torch.roll(self.qkv(x), (-shift[0], -shift[1]), (1, 2)), window)
+        tokens = partition(qkv, window)  # (B, windows, L, 3·C)
+        windows, L = tokens.shape[1:3]
+        # Windows and heads share one axis, so that a bias of all of them needs no copy per image.
+        q, k, v = tokens.view(B, windows, L, 3, self.num_heads, -1).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+        out = attend(q, k, v, scale=self.head_dim**-0.5, bias=self._bias(H, W, q), impl=self.impl)
+        out = out.view(B, windows, self.num_heads, L, -1).transpose(2, 3).reshape(B, windows, L, C)
+        if self.padding == "official":
+            out = self.proj(out)
+        out = torch.roll(merge(out, window, (H, W)), shift, (1, 2))
+        return out if self.padding == "official" else self.proj(out)
+
+    def macs(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds per image on a height × width map, by phase."""
+        (h, w), _ = self._effective(height, width)
+        n, padded = height * width, (height + missing(height, h)) * (width + missing(width, w))
+        projected = padded if self.padding == "official" else n
+        return {"projection": 4 * projected * self.dim**2, "attention": 2 * padded * h * w * self.dim}
+
+    def parameter_count(self) -> int:
+        """Learned parameters: 4·C² + C, 3·C for the qkv bias, (2w−1)²·heads for the position bias."""
+        c, (h, w) = self.dim, self.window
+        table = (2 * h - 1) * (2 * w - 1) * self.num_heads if self.bias_table is not None else 0
+        return 4 * c**2 + c + (3 * c if self.qkv.bias is not None else 0) + table
+
+    def support(self, height: int, width: int) -> Tensor:
+        """(N, N) bool: output token i depends on input token j of its window and its side of the roll."""
+        window, shift = self._effective(height, width)
+        rows, columns = (
+            torch.arange(n).sub(s).remainder(n).div(w, rounding_mode="floor") * 3
+            + self._sides(n, w, s)[torch.arange(n).sub(s).remainder(n)]
+            for n, w, s in zip((height, width), window, shift, strict=True)
+        )
+        return same_label((rows[:, None] * 3 * width + columns[None, :]).flatten())
+
+    def _effective(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Window and shift on a map: an axis no longer than the window is one unshifted window."""
+        window = min(self.window[0], height), min(self.window[1], width)
+        shift = self.shift * (height > window[0]), self.shift * (width > window[1])
+        return window, shift
+
+    def _sides(self, size: int, window: int, shift: int) -> Tensor:
+        """Side of each place of a rolled, padded axis: 0 real, 1 wrapped round by the roll, 2 padding."""
+        padded = size + missing(size, window)
+        place = torch.arange(padded)
+        if self.padding == "official":  # timm draws the border on the padded map and knows no padding
+            return (place >= padded - shift).long()
+        return (place >= size - shift).long() + (place >= size).long()
+
+    def _mask(self, height: int, width: int) -> Tensor | None:
+        """(windows, L, L) with −inf where attention is cut, or None where nothing is."""
+        window, shift = self._effective(height, width)
+        padded = any(missing(n, w) for n, w in zip((height, width), window, strict=True))
+        if not any(shift) and (self.padding == "official" or not padded):
+            return None
+        rows, columns = (self._sides(n, w, s) for n, w, s in zip((height, width), window, shift, strict=True))
+        # A padding query, whose output is cropped, attends to its like: its softmax stays finite.
+        side = partition((rows[:, None] * 3 + columns[None, :])[..., None], window)[..., 0]
+        cut = side[:, :, None] != side[:, None, :]
+        return torch.zeros_like(cut, dtype=torch.float32).masked_fill(cut, float("-inf"))
+
+    def _bias(self, height: int, width: int, like: Tensor) -> Tensor | None:
+        """(windows · heads, L, L): position bias plus mask, in the dtype of ``like``; None without either."""
+        (h, w), _ = self._effective(height, width)
+        windows = -(-height // h) * -(-width // w)
+        bias: Tensor | None = None
+        if self.bias_table is not None:
+            index = relative_position_index((h, w), self.window).to(like.device)
+            bias = self.bias_table[index].permute(2, 0, 1).to(like.dtype)  # (heads, L, L)
+        mask = self.mask if (height, width) == self.size else self._mask(height, width)
+        if mask is not None:
+            mask = mask.to(like)[:, None]  # (windows, 1, L, L)
+            bias = mask if bias is None else bias + mask
+        if bias is None:
+            return None
+        return bias.expand(windows, self.num_heads, h * w, h * w).flatten(0, 1)
+
+    @classmethod
+    def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+        """timm's ``SwinTransformerBlock._attn``, which shrinks window and table to the map."""
+        kwargs = case["kwargs"]
+        _, H, W, C = case["input_shape"]
+        size = kwargs["window_size"]
+        window = (size, size) if isinstance(size, int) else tuple(size)
+        h, w = (min(s, n) for s, n in zip(window, kwargs["input_resolution"], strict=True))
+        module = cls(
+            Site(C, kwargs["num_heads"], H, W),
+            window_size=(h, w),
+            shift_size=kwargs.get("shift_size", 0),
+            qkv_bias=kwargs.get("qkv_bias", True),
+            padding="official",
+        )
+        return module, {"attn.relative_position_bias_table": "bias_table", "attn.": ""}
