@@ -1,0 +1,272 @@
+"""The command line: ``attnbench list``, ``run``, ``check``, ``table``.
+
+torch takes seconds to import, so it is imported inside the commands that compute, after their arguments
+have been checked. Mistakes of the user end with one line and status 2.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from attnbench import __version__, registry
+from attnbench.errors import AttnbenchError, UnknownNameError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+METRICS = ("params", "macs", "memory", "throughput", "accuracy")
+DEFAULT_OUT = "attnbench-results"
+
+
+def plugin_option(command: Command) -> Command:
+    """``--plugin FILE``, repeatable, and the environment variable ATTNBENCH_PLUGINS, on a command."""
+
+    def load(context: click.Context, parameter: click.Parameter, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in [*filter(None, os.environ.get("ATTNBENCH_PLUGINS", "").split(os.pathsep)), *paths]:
+            registry.add_plugin(path)
+        return paths
+
+    return click.option(
+        "--plugin",
+        multiple=True,
+        metavar="FILE",
+        callback=load,
+        expose_value=False,
+        is_eager=True,
+        help="Python file that registers mechanisms; may be repeated.",
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="attnbench")
+def cli() -> None:
+    """Benchmark attention mechanisms of vision transformers.
+
+    'attnbench run' with no argument measures every mechanism on this machine and prints the table.
+    """
+
+
+@cli.command("list")
+@click.option("--format", "form", default="text", help="text or json")
+@plugin_option
+def list_(form: str) -> None:
+    """List the mechanisms, and the files that fail to import."""
+    if form not in ("text", "json"):
+        raise UnknownNameError("format", form, ("text", "json"))
+    specs = [registry.get(name) for name in registry.names()]
+    failed = registry.failures()
+    if form == "json":
+        rows = [{"name": s.name, **vars(s.facts), "origin": s.origin, "status": "ok"} for s in specs]
+                for origin, error in failed.items():
+            rows.append({"name": Path(origin).stem, "origin": origin, "status": "failed", "error": error})
+
+        click.echo(json.dumps(rows, indent=2))
+        return
+    rows_of_text = [("name", "title", "year", "paper", "pattern", "implementations")]
+    for name, facts in ((spec.name, spec.facts) for spec in specs):
+        year, impls = str(facts.year or "—"), " ".join(facts.impls)
+        rows_of_text.append((name, facts.title, year, facts.paper or "—", facts.pattern or "—", impls))
+    widths = [max(map(len, column)) for column in zip(*rows_of_text, strict=True)]
+    for row in rows_of_text:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for origin, error in failed.items():
+        click.echo(f"failed: {origin}: {error}")
+
+
+@cli.command()
+@click.option("--mechanisms", default="", metavar="A,B", help="Names, comma-separated.  [default: all]")
+@click.option(
+    "--metrics", default=",".join(METRICS), show_default=True, metavar="A,B", help="Of these.")
+@click.option("--layout", default="swin_t", show_default=True, help="Layout the mechanisms are dropped into.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+@click.option(
+    "--precision", default="fp32,amp", show_default=True, metavar="A,B", help="amp: bfloat16.")
+@click.option("--modes", default="infer,train", show_default=True, metavar="A,B", help="infer, train.")
+@click.option(
+    "--batch-size", default="", metavar="N", help="[default: 2 on CPU, 64 on CUDA]")
+@click.option("--resolution", default="", metavar="N", help="Pixels a side.  [default: the layout's]")
+@click.option("--impl", default="auto", show_default=True, help="Implementation of the mechanisms.")
+@click.option("--preset", default="quick", show_default=True, help="quick or full: repeats and epochs.")
+@click.option("--seed", default="0", show_default=True, metavar="N", help="Of weights, inputs and training.")
+@click.option("--force", is_flag=True, help="Measure again what has a record.")
+@click.option("--out", default=DEFAULT_OUT, show_default=True, metavar="DIR", help="Where records are kept.")
+@plugin_option
+def run(
+    mechanisms: str,
+    metrics: str,
+    layout: str,
+    device: str,
+    precision: str,
+    modes: str,
+    batch_size: str,
+    resolution: str,
+    impl: str,
+    preset: str,
+    seed: str,
+    force: bool,
+    out: str,
+) -> None:
+    """Measure what has no record yet, then print the table.
+
+    Accuracy is always measured by training the small layout swin_pico on images that need no download.
+    """
+    from attnbench.layouts import get_layout
+
+    chosen = {
+        "mechanisms": _names("mechanism", mechanisms, registry.names()) or tuple(registry.names()),
+        "metrics": _names("metric", metrics, METRICS),
+        "precisions": _names("precision", precision, ("fp32", "amp")),
+        "modes": _names("mode", modes, ("infer", "train")),
+        "layout": get_layout(layout).name,
+        "resolution": _positive("resolution", resolution, get_layout(layout).img_size),
+        "seed": _positive("seed", seed, 0, least=0),
+        "impl": impl,
+        "force": force,
+        "out": Path(out),
+    }
+    _check_preset(preset)
+    batch = _positive("batch-size", batch_size, 0)
+    _run(chosen, device, batch, preset)
+
+
+def _run(chosen: dict[str, Any], device: str, batch: int, preset: str) -> None:
+    """The part of ``run`` that needs torch."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler chats on stderr otherwise
+    from attnbench.harness import environment, runner
+    from attnbench.progress import make_progress
+
+    where = environment.resolve_device(device)
+    batch = batch or (64 if where.type == "cuda" else 2)
+        for name in chosen["mechanisms"]:  # a wrong implementation is known before the first hour
+
+        registry.get(name).load()
+        if chosen["impl"] != "auto" and chosen["impl"] not in registry.get(name).facts.impls:
+            known = registry.get(name).facts.impls
+            raise UnknownNameError(f"implementation of {name}", chosen["impl"], known)
+    request = runner.Request(**chosen, device=where, batch_size=batch, preset=runner.PRESETS[preset])
+    with make_progress() as progress:
+        summary = runner.run(request, progress)
+    click.echo(_ablation(chosen["out"] / "records", "md", chosen["layout"], chosen["resolution"], str(where)))
+    known = f", {summary.known} were there already" if summary.known else ""
+    click.echo(f"{summary.measured} cells measured{known}; records: {summary.path}")
+    for failure in summary.failed:
+        click.echo(f"failed: {failure}", err=True)
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--records", default=f"{DEFAULT_OUT}/records", show_default=True, metavar="DIR")
+
+@click.option("--format", "form", default="md", show_default=True, help="md, csv, latex or html.")
+@click.option("--output", default="", metavar="FILE", help="Write there instead of to the terminal.")
+@click.option("--layout", default="", help="Layout to show.  [default: the newest record's]")
+@click.option("--resolution", default="", metavar="N", help="Pixels a side.  [default: the newest record's]")
+
+@click.option("--device", default="", help="Device to show.  [default: the newest record's]")
+@plugin_option
+def table(name: str, records: str, form: str, output: str, layout: str, resolution: str, device: str) -> None:
+    """Render records as the table NAME; there is 'ablation' (after BiFormer's Table 5)."""
+    if name != "ablation":
+        raise UnknownNameError("table", name, ("ablation",))
+    size = _positive("resolution", resolution, 0)
+    rendered = _ablation(Path(records), form, layout or None, size or None, device or None)
+    if not output:
+        click.echo(rendered, nl=False)
+        return
+    try:
+        Path(output).write_text(rendered, encoding="utf-8")
+    except OSError as error:
+        raise AttnbenchError(f"cannot write {output}: {error.strerror}; give another --output") from error
+
+
+@cli.command()
+@click.option(
+    "--golden", required=True, metavar="DIR", help="Folder with a MANIFEST.json.")
+@click.argument("name", required=False)
+@plugin_option
+def check(golden: str, name: str | None) -> None:
+    """Compare mechanisms with golden tensors of their official implementations.
+
+    Prints a line per case and "N of M equal"; exits with status 1 unless all are. NAME restricts the
+    check to one mechanism.
+    """
+    if name is not None:
+        registry.get(name)
+    from attnbench.goldens import check_folder
+
+    equal = total = 0
+    for outcome in check_folder(Path(golden), name):
+        click.echo(str(outcome))
+        equal, total = equal + outcome.equal, total + 1
+    click.echo(f"{equal} of {total} equal")
+    if equal != total or not total:
+        sys.exit(1)
+
+
+def _ablation(
+    records: Path, form: str, layout: str | None, resolution: int | None, device: str | None
+) -> str:
+    from attnbench import store, tables
+
+    if form not in tables.FORMATS:
+        raise UnknownNameError("format", form, tables.FORMATS)
+    found = store.read(records, lambda line: click.echo(f"warning: {line}", err=True))
+    return tables.render(tables.ablation(found, layout=layout, resolution=resolution, device=device), form)
+
+
+def _names(kind: str, text: str, known: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """Comma-separated names in the order given, each once; UnknownNameError where one is not known."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in known:
+            if kind == "mechanism":
+                registry.get(name)  # says why, if its file failed to import
+            raise UnknownNameError(kind, name, known)
+    return names
+
+
+def _positive(option: str, text: str, default: int, least: int = 1) -> int:
+    """A whole number of at least ``least``; ``default`` where the option was not given."""
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise AttnbenchError(f"--{option} must be a whole number of at least {least}, got {text!r}")
+    return value
+
+
+def _check_preset(name: str) -> None:
+    if name not in ("quick", "full"):
+        raise UnknownNameError("preset", name, ("quick", "full"))
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point: run the command, and turn a user's mistake into one line and status 2."""
+    try:
+        code = cli.main(args=arguments, prog_name="attnbench", standalone_mode=False)
+    except AttnbenchError as error:
+        code = _complain(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 0
+    except click.ClickException as error:
+        code = _complain(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("attnbench: interrupted; finished cells are kept, the same command goes on", err=True)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> int:
+    click.echo(f"attnbench: error: {' '.join(message.split())}", err=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""One number with everything needed to trust it."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+"""Version of the record's form; a file with a higher one was written by a newer attnbench."""
+
+METRICS = ("params", "macs", "memory", "throughput", "accuracy")
+MODES = ("infer", "train")
+PRECISIONS = ("fp32", "amp")
+
+
+class Cell(BaseModel):
+    """What is to be measured, and under which conditions: equal cells have equal keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mechanism: str
+    layout: str
+    metric: str
+    mode: str = ""
+    precision: str = ""
+    resolution: int
+    batch_size: int = 1
+    impl: str = "auto"
+    seed: int = 0
+    preset: str = ""
+    """How thoroughly: repeats or epochs, as :mod:`attnbench.harness.runner` defines them by name."""
+    device: str = "cpu"
+    machine: str = ""
+    """What computer; empty where the number does not depend on it."""
+    source: str = ""
+    """Digest of the mechanism's file, so that an edited mechanism is measured anew."""
+    torch: str = ""
+
+    def key(self) -> str:
+        """Sixteen hex digits that identify the cell."""
+        text = json.dumps(self.model_dump(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        setting = " ".join(part for part in (self.mode, self.precision) if part)
+        return f"{self.mechanism} {self.metric}{' ' + setting if setting else ''}"
+
+
+class Measurement(BaseModel):
+    """One value of one cell, or the reason why there is none.
+
+    A value is the median of ``samples`` where there are several; ``spread`` gives their quartiles and
+    range in the same unit. A cell may have several values, told apart by ``name``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA
+    cell: Cell
+    key: str
+    name: str
+    value: float | int | None = None
+    unit: str = ""
+    status: Literal["ok", "failed", "out_of_memory"] = "ok"
+    reason: str = ""
+    implementation: str = ""
+    """What really ran."""
+    samples: list[float] = Field(default_factory=list)
+    spread: dict[str, float] = Field(default_factory=dict)
+    details: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @classmethod
+    def of(cls, cell: Cell, name: str, value: float | int | None, unit: str, **fields: Any) -> "Measurement":
+        """A measurement of ``cell``; ``fields`` are the model's other fields."""
+        return cls(cell=cell, key=cell.key(), name=name, value=value, unit=unit, **fields)

@@ -1,0 +1,112 @@
+"""Records on disk: JSON lines, appended whole, read leniently.
+
+A line is written with one system call and synced, under a lock, so a killed run loses at most what it
+was measuring. A cut last line (a full disk, a power cut) is kept, reported and skipped.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from attnbench.errors import AttnbenchError
+from attnbench.record import SCHEMA, Measurement
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def append(path: Path, records: Iterable[BaseModel]) -> None:
+    """Append records, all or none, each as one line.
+
+    Raises:
+        AttnbenchError: the folder or file cannot be written; the file is left as it was.
+    """
+    lines = "".join(record.model_dump_json() + "\n" for record in records).encode()
+    if not lines:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            lines = b"\n" + lines  # the last line was cut: leave it, and begin a new one
+        try:
+            if os.write(descriptor, lines) != len(lines):
+                raise OSError("the disk is full")
+            os.fsync(descriptor)
+        except OSError as error:
+            os.ftruncate(descriptor, size)
+            raise _unwritable(path, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(folder: Path) -> None:
+    """Fail now, not after an hour of measuring.
+
+    Raises:
+        AttnbenchError: files cannot be made in ``folder``.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def read(folder: Path, warn: Callable[[str], None]) -> list[Measurement]:
+    """All measurements below a folder (or in one file), oldest first; ``warn`` is told of lines skipped.
+
+    Raises:
+        AttnbenchError: there is no such folder or file, or it cannot be read.
+    """
+    if not folder.exists():
+        raise AttnbenchError(f"no records at {folder}; run 'attnbench run' or give --records DIR")
+    paths = sorted(folder.rglob("*.jsonl")) if folder.is_dir() else [folder]
+    found: list[Measurement] = []
+    for path in paths:
+        found.extend(read_lines(path, Measurement, warn))
+    return sorted(found, key=lambda m: m.created)
+
+
+def read_lines(path: Path, model: type[Model], warn: Callable[[str], None]) -> Iterator[Model]:
+    """Records of one file; a line that is cut, foreign or of a newer schema is reported and skipped."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise AttnbenchError(f"cannot read {path}: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            content: Any = json.loads(line)
+            version = content.get("schema_version", SCHEMA) if isinstance(content, dict) else None
+            if isinstance(version, int) and version > SCHEMA:
+                warn(
+                    f"{path}:{number}: skipped: schema {version} is newer than this attnbench knows "
+                    f"({SCHEMA}); upgrade attnbench to read it"
+                )
+                continue
+            yield model.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the line"
+            warn(f"{path}:{number}: skipped: not a record of this kind ({where}: {first['msg']})")
+        except ValueError:
+            cut = "cut short" if number == len(lines) else "not JSON"
+            warn(f"{path}:{number}: skipped: the line is {cut}")
+
+
+def _unwritable(path: Path, error: OSError) -> AttnbenchError:
+    why = error.strerror or str(error)
+    return AttnbenchError(f"cannot write {path}: {why}; free some space or give another --out DIR")

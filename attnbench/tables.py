@@ -1,0 +1,278 @@
+"""Tables from records: measured columns, published ones beside them. Needs no torch.
+
+Numbers measured under different conditions never share a column: each column shows the conditions of its
+newest records, which the notes below the table state, and the rest is counted there.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+
+import pandas as pd
+
+from attnbench import registry
+from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.record import Cell, Measurement
+
+FORMATS = ("md", "csv", "latex", "html")
+DASH = "—"
+_PUBLISHED = Path(__file__).parent / "results" / "published.csv"
+if not _PUBLISHED.is_file():  # a checkout without symbolic links, not installed
+    _PUBLISHED = Path(__file__).parent.parent / "results" / "published.csv"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name in a CSV, its heading, and how its raw value is shown."""
+
+    name: str
+    heading: str
+    scale: float = 1.0
+    digits: int = 0
+
+    def show(self, value: object) -> str:
+        """The value as a table prints it."""
+        if value is None or value is pd.NA or value != value:
+            return DASH
+        if isinstance(value, Real):
+            return f"{float(value) / self.scale:,.{self.digits}f}"
+        return str(value)
+
+
+@dataclass
+class Table:
+    """Raw values by mechanism and column, how to show them, and the notes below."""
+
+    columns: list[Column]
+    raw: pd.DataFrame
+    marks: dict[tuple[str, str], int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    title: str = ""
+
+
+def ablation(
+    records: Sequence[Measurement],
+    *,
+    layout: str | None = None,
+    resolution: int | None = None,
+    device: str | None = None,
+) -> Table:
+    """The ablation table of attention mechanisms, after BiFormer's Table 5.
+
+    Args:
+        records: measurements, oldest first.
+        layout, resolution, device: which to show; by default those of the newest record.
+
+    Returns:
+        One row per mechanism; published accuracy (ImageNet-1K top-1, ADE20K mIoU) in the last columns.
+
+    Raises:
+        AttnbenchError: no record fits.
+    """
+    static = [m for m in records if m.cell.metric != "accuracy"] or list(records)
+    layouts = {m.cell.layout for m in static}
+    if layout is not None and layout not in layouts:
+        raise UnknownNameError("layout among the records", layout, layouts)
+    layout = layout or next((m.cell.layout for m in reversed(static)), None)
+    chosen = [m for m in records if m.cell.metric == "accuracy" or m.cell.layout == layout]
+    sizes = [m.cell.resolution for m in chosen if m.cell.metric != "accuracy"]
+    size = resolution or (sizes[-1] if sizes else None)
+    chosen = [m for m in chosen if m.cell.metric == "accuracy" or m.cell.resolution == size]
+    if device is not None:
+        chosen = [m for m in chosen if m.cell.device in ("meta", device)]
+    if not chosen:
+        raise AttnbenchError("no record fits; run 'attnbench run' first, or ask for other conditions")
+    table = Table([], pd.DataFrame(), title=f"Attention mechanisms in {layout}, {size} × {size} px")
+    _fill(table, chosen)
+    _add_published(table)
+    return table
+
+
+def render(table: Table, form: str) -> str:
+    """A table as Markdown, CSV (raw values), LaTeX (booktabs) or HTML.
+
+    Raises:
+        UnknownNameError: ``form`` is none of these.
+    """
+    if form not in FORMATS:
+        raise UnknownNameError("format", form, FORMATS)
+    if form == "csv":
+        return table.raw.to_csv(index_label="mechanism", lineterminator="\n")
+    shown = _shown(table)
+    if form == "md":
+        return _markdown(table, shown)
+    if form == "latex":
+        return _latex(table, shown)
+    style = shown.style.hide(axis="index").set_caption(table.title).format(escape="html")
+    notes = "".join(f"<li>{_escape_html(note)}</li>" for note in table.notes)
+    return f"{style.to_html(table_attributes='class=attnbench')}<ul>{notes}</ul>\n"
+
+
+def _column(cell: Cell, name: str) -> Column:
+    """The column that a measurement belongs to."""
+    mode, precision = cell.mode, cell.precision
+    setting = f"{mode} {precision.upper()}"
+    return {
+        "parameters": Column("parameters", "Params (M)", 1e6, 2),
+        "macs": Column("macs", "MACs (G)", 1e9, 4),
+        "macs_counted": Column("macs_counted", "MACs counted (G)", 1e9, 4),
+        "peak_memory": Column(f"peak_memory_{mode}_{precision}_bytes", f"Memory {setting} (MiB)", 2**20, 0),
+        "throughput": Column(f"images_per_s_{mode}_{precision}", f"Images/s {setting}", 1, 1),
+        "top1": Column(f"top1_{cell.layout}_percent", f"Top-1 {cell.layout} (%)", 1, 1),
+    }[name]
+
+
+_ORDER = ("parameters", "macs", "macs_counted", "peak_memory", "throughput", "top1")
+_FAILED_AS = {"params": "parameters", "memory": "peak_memory", "accuracy": "top1"}
+
+
+def _fill(table: Table, records: Sequence[Measurement]) -> None:
+    """Measured columns: the newest conditions of each, the newest value of each cell of the table."""
+    by_column: dict[Column, list[Measurement]] = {}
+    ranks: dict[Column, tuple[int, str, str]] = {}
+    for m in records:
+        name = _FAILED_AS.get(m.name, m.name)
+        column = _column(m.cell, name)
+        by_column.setdefault(column, []).append(m)
+        ranks[column] = (_ORDER.index(name), m.cell.mode, {"fp32": "0"}.get(m.cell.precision, "1"))
+    table.columns = sorted(by_column, key=lambda column: ranks[column])
+    values: dict[str, dict[str, float | int | None]] = {}
+    implementations: dict[str, set[str]] = {}
+    conditions: Counter[str] = Counter()
+    left_out = 0
+    for column in table.columns:
+        of_column = by_column[column]
+        newest = _conditions(of_column[-1].cell)
+        for m in of_column:
+            if _conditions(m.cell) != newest:
+                left_out += 1
+                continue
+            row = m.cell.mechanism
+            values.setdefault(row, {})[column.name] = m.value if m.status == "ok" else None
+            table.marks.pop((row, column.name), None)
+            if m.status != "ok":
+                _mark(table, row, column.name, f"{m.status.replace('_', ' ')}: {m.reason}")
+            elif m.implementation and column.name.startswith(("images", "peak", "top1")):
+                implementations.setdefault(row, set()).add(m.implementation)
+        conditions[newest] += 1
+    rows = sorted(values, key=_table_5_order)
+    frame = pd.DataFrame(index=pd.Index(rows, name="mechanism"))
+    for column in table.columns:
+        cells = [values[row].get(column.name) for row in rows]
+        whole = all(isinstance(value, int) for value in cells if value is not None)
+        frame[column.name] = pd.array(cells, dtype="Int64" if whole else "Float64")
+    if any(implementations.values()):
+        table.columns.append(Column("implementation", "Implementation"))
+        frame["implementation"] = [" ".join(sorted(implementations.get(row, ()))) or None for row in rows]
+    table.raw = frame
+    table.notes += [f"Conditions: {text}." for text in conditions if text]
+    if left_out:
+        table.notes.append(f"{left_out} older records under other conditions are not shown.")
+
+
+def _conditions(cell: Cell) -> str:
+    """What must be alike for two numbers to stand in one column, as a note says it."""
+    if cell.device == "meta":
+        return ""
+    parts = {
+        "throughput": f"throughput at batch {cell.batch_size}, preset {cell.preset}",
+        "memory": f"memory at batch {cell.batch_size}",
+        "accuracy": f"accuracy by training {cell.layout} on digits, preset {cell.preset}, seed {cell.seed}",
+    }
+    return f"{parts[cell.metric]}, on {cell.machine} ({cell.device}), torch {cell.torch}, impl {cell.impl}"
+
+
+def published(metric: str) -> dict[str, float]:
+    """Figures of BiFormer's Table 5 by mechanism, for ``top1`` or ``miou``."""
+    with _PUBLISHED.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["table"] == "BiFormer Table 5"]
+    return {row["mechanism"]: float(row["value"]) for row in rows if row["metric"] == metric}
+
+
+def _add_published(table: Table) -> None:
+    for metric, heading in (("top1", "Published IN-1K top-1 (%)"), ("miou", "Published ADE20K mIoU (%)")):
+        column = Column(f"published_{metric}_percent", heading, 1, 1)
+        figures = published(metric)
+        table.raw[column.name] = pd.array([figures.get(row) for row in table.raw.index], dtype="Float64")
+        table.columns.append(column)
+    table.notes.append("Published: BiFormer Table 5 (arXiv 2303.08810); not measured by attnbench.")
+
+
+def _table_5_order(mechanism: str) -> tuple[int, str]:
+    known = list(published("top1"))
+    return (known.index(mechanism) if mechanism in known else len(known), mechanism)
+
+
+def _mark(table: Table, row: str, column: str, note: str) -> None:
+    """Put a footnote on a cell; equal notes share a number."""
+    if note not in table.notes:
+        table.notes.append(note)
+    table.marks[row, column] = table.notes.index(note) + 1
+
+
+def _shown(table: Table) -> pd.DataFrame:
+    """The table as strings, with headings and footnote marks."""
+    shown = pd.DataFrame({"Attention": [_title(row) for row in table.raw.index]})
+    for column in table.columns:
+        if column.name == "macs_counted" and "macs" in table.raw and _agree(table.raw):
+            continue  # said twice would be noise; a CSV has both
+        cells = [column.show(value) for value in table.raw[column.name]]
+        marks = [table.marks.get((row, column.name)) for row in table.raw.index]
+        shown[column.heading] = [
+            f"{cell} [{mark}]" if mark else cell for cell, mark in zip(cells, marks, strict=True)
+        ]
+    return shown
+
+
+def _agree(raw: pd.DataFrame) -> bool:
+    return bool((raw["macs"] == raw["macs_counted"]).fillna(False).all())
+
+
+def _title(mechanism: str) -> str:
+    try:
+        return registry.get(mechanism).facts.title
+    except AttnbenchError:
+        return mechanism  # measured with a plugin that is not loaded now
+
+
+def _markdown(table: Table, shown: pd.DataFrame) -> str:
+    rows = [list(shown.columns), *shown.to_numpy().tolist()]
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+
+    def line(row: Iterable[str]) -> str:
+                first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        return f"| {' | '.join([first.strip().ljust(widths[0]), *rest])} |"
+
+
+    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
+    notes = [f"[{number}] {note}" for number, note in enumerate(table.notes, start=1)]
+    body = [line(cells[0]), f"|{rule}|", *map(line, cells[1:])]
+    return "\n".join([table.title, "", *body, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
+
+
+def _latex(table: Table, shown: pd.DataFrame) -> str:
+    """A ``table`` environment for LaTeX with the booktabs package."""
+    safe = shown.map(_escape_latex)
+    safe.columns = pd.Index([_escape_latex(heading) for heading in shown.columns])
+    body = safe.style.hide(axis="index").to_latex(hrules=True, column_format="l" + "r" * (safe.shape[1] - 1))
+    notes = r" \\ ".join(f"[{n}] {_escape_latex(note)}" for n, note in enumerate(table.notes, start=1))
+    head = f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{_escape_latex(table.title)}}}\n"
+    return f"{head}{body}\\par\\footnotesize {notes}\n\\end{{table}}\n"
+
+
+_LATEX = {"—": "---", "–": "--", "×": r"$\times$", "²": "$^2$", "…": r"\ldots{}"}
+_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
+
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _escape_html(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
