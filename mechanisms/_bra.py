@@ -1,0 +1,99 @@
+"""The tensor functions of bi-level routing attention: order of tokens, routing, attention along routes.
+
+Inside, tokens lie in *region order*: (B, heads, R, n, d) for R regions of n tokens, both row-major. Then a
+region of one head is one contiguous row, gathering regions copies whole rows, and the matrix products
+that follow read them as they lie.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnbench.mechanisms._attend import attend
+
+
+def to_regions(x: Tensor, region: tuple[int, int], num_heads: int) -> Tensor:
+    """(B, H, W, C), H and W multiples of the region, to (B, heads, R, n, C / heads)."""
+    h, w = region
+    x = x.unflatten(3, (num_heads, -1)).unflatten(2, (-1, w)).unflatten(1, (-1, h))
+    return x.permute(0, 5, 1, 3, 2, 4, 6).flatten(4, 5).flatten(2, 3)
+
+
+def from_regions(x: Tensor, region: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Undo :func:`to_regions` and crop to ``size``: (B, heads, R, n, d) to (B, H, W, heads·d)."""
+    H, W = size
+    x = x.unflatten(3, region).unflatten(2, (-1, -(-W // region[1])))
+    return x.permute(0, 2, 4, 3, 5, 1, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)[:, :H, :W]
+
+
+def real_tokens(size: tuple[int, int], region: tuple[int, int], device: torch.device) -> Tensor:
+    """(R, n) bool: tokens, in region order, of the map ``size``; the others pad it to whole regions."""
+    rows, columns = (
+        (torch.arange(-(-length // step) * step, device=device) < length).view(-1, step)
+        for length, step in zip(size, region, strict=True)
+    )
+    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(2, 3).flatten(0, 1)
+
+
+def route(q: Tensor, k: Tensor, topk: int, real: Tensor | None = None) -> Tensor:
+    """Choose for each region the ``topk`` regions whose mean key agrees best with its mean query.
+
+    All heads decide together, and no gradient passes: the result is indices. Cost: R²·C MACs.
+
+    Args:
+        q, k: (B, heads, R, n, d).
+        real: (R, n) bool; the means leave out the others, which must be zero.
+
+    Returns:
+        (B, R, topk) region numbers, best first.
+    """
+    q, k = (t.mean(3).transpose(1, 2).flatten(2) for t in (q, k))  # (B, R, C)
+    if real is not None:
+        share = real.sum(1, keepdim=True) / real.shape[1]  # of real tokens in a region
+        q, k = q / share.to(q.dtype), k / share.to(k.dtype)
+    return (q @ k.transpose(1, 2)).topk(topk, dim=-1).indices
+
+
+def gathered_attention(
+    q: Tensor, k: Tensor, v: Tensor, routes: Tensor, *, scale: float, real: Tensor | None, impl: str
+) -> Tensor:
+    """Attend to the tokens of routed regions, gathered. Cost: 2·N·topk·n·C MACs.
+
+    Args:
+        q, k, v: (B, heads, R, n, d); ``v`` may have another d.
+        routes: (B, R, topk) region numbers.
+        scale: factor on the logits.
+        real: (R, n) bool, keys that may be attended to; ``None`` for all. Each region must have one.
+        impl: of :func:`attend`.
+
+    Returns:
+        (B, heads, R, n, d of ``v``).
+    """
+    B, h, R = q.shape[:3]
+    image = torch.arange(B * h, device=q.device).view(B, h, 1, 1)
+    rows = image * R + routes[:, None]  # (B, heads, R, topk)
+    bias = None
+    if real is not None:
+        bias = _closed(~real, q)[routes].view(B, 1, R, 1, -1).expand(B, h, R, 1, -1).flatten(0, 1)
+    # Rows by embedding: its backward adds up rows, where gather's fills a (B, R, R, n, C) tensor with zeros.
+    k, v = (F.embedding(rows, t.reshape(B * h * R, -1)).view(B * h, R, -1, t.shape[-1]) for t in (k, v))
+    return attend(q.flatten(0, 1), k, v, scale=scale, bias=bias, impl=impl).unflatten(0, (B, h))
+
+
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, routes: Tensor, *, scale: float, real: Tensor | None, impl: str
+) -> Tensor:
+    """The same as :func:`gathered_attention` by a mask on all N keys. Issues 2·N²·C MACs, gathers nothing."""
+    B, _, R, n, _ = q.shape
+    closed = torch.ones(B, R, R, dtype=torch.bool, device=q.device).scatter(2, routes, False)
+    bias = _closed(closed, q)[:, None, :, None, :, None]
+    if real is not None:
+        bias = bias + _closed(~real, q)
+    bias = bias.expand(B, 1, R, n, R, n).reshape(B, 1, R * n, R * n)
+    q, k, v = (t.flatten(2, 3) for t in (q, k, v))  # (B, heads, N, d)
+    return attend(q, k, v, scale=scale, bias=bias, impl=impl).unflatten(2, (R, n))
+
+
+def _closed(closed: Tensor, like: Tensor) -> Tensor:
+    """A bias in the dtype of ``like``: −inf where ``closed``, 0 elsewhere."""
+    return torch.zeros_like(closed, dtype=like.dtype).masked_fill(closed, float("-inf"))
