@@ -60,7 +60,7 @@ def list_(form: str) -> None:
     failed = registry.failures()
     if form == "json":
         rows = [{"name": s.name, **vars(s.facts), "origin": s.origin, "status": "ok"} for s in specs]
-                for origin, error in failed.items():
+        for origin, error in failed.items():
             rows.append({"name": Path(origin).stem, "origin": origin, "status": "failed", "error": error})
 
         click.echo(json.dumps(rows, indent=2))
@@ -78,15 +78,12 @@ def list_(form: str) -> None:
 
 @cli.command()
 @click.option("--mechanisms", default="", metavar="A,B", help="Names, comma-separated.  [default: all]")
-@click.option(
-    "--metrics", default=",".join(METRICS), show_default=True, metavar="A,B", help="Of these.")
+@click.option("--metrics", default=",".join(METRICS), show_default=True, metavar="A,B", help="Of these.")
 @click.option("--layout", default="swin_t", show_default=True, help="Layout the mechanisms are dropped into.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-@click.option(
-    "--precision", default="fp32,amp", show_default=True, metavar="A,B", help="amp: bfloat16.")
+@click.option("--precision", default="fp32,amp", show_default=True, metavar="A,B", help="amp: bfloat16.")
 @click.option("--modes", default="infer,train", show_default=True, metavar="A,B", help="infer, train.")
-@click.option(
-    "--batch-size", default="", metavar="N", help="[default: 2 on CPU, 64 on CUDA]")
+@click.option("--batch-size", default="", metavar="N", help="[default: 2 on CPU, 64 on CUDA]")
 @click.option("--resolution", default="", metavar="N", help="Pixels a side.  [default: the layout's]")
 @click.option("--impl", default="auto", show_default=True, help="Implementation of the mechanisms.")
 @click.option("--preset", default="quick", show_default=True, help="quick or full: repeats and epochs.")
@@ -140,8 +137,7 @@ def _run(chosen: dict[str, Any], device: str, batch: int, preset: str) -> None:
 
     where = environment.resolve_device(device)
     batch = batch or (64 if where.type == "cuda" else 2)
-        for name in chosen["mechanisms"]:  # a wrong implementation is known before the first hour
-
+    for name in chosen["mechanisms"]:  # a wrong implementation is known before the first hour
         registry.get(name).load()
         if chosen["impl"] != "auto" and chosen["impl"] not in registry.get(name).facts.impls:
             known = registry.get(name).facts.impls
@@ -159,12 +155,10 @@ def _run(chosen: dict[str, Any], device: str, batch: int, preset: str) -> None:
 @cli.command()
 @click.argument("name")
 @click.option("--records", default=f"{DEFAULT_OUT}/records", show_default=True, metavar="DIR")
-
 @click.option("--format", "form", default="md", show_default=True, help="md, csv, latex or html.")
 @click.option("--output", default="", metavar="FILE", help="Write there instead of to the terminal.")
 @click.option("--layout", default="", help="Layout to show.  [default: the newest record's]")
 @click.option("--resolution", default="", metavar="N", help="Pixels a side.  [default: the newest record's]")
-
 @click.option("--device", default="", help="Device to show.  [default: the newest record's]")
 @plugin_option
 def table(name: str, records: str, form: str, output: str, layout: str, resolution: str, device: str) -> None:
@@ -183,8 +177,7 @@ def table(name: str, records: str, form: str, output: str, layout: str, resoluti
 
 
 @cli.command()
-@click.option(
-    "--golden", required=True, metavar="DIR", help="Folder with a MANIFEST.json.")
+@click.option("--golden", required=True, metavar="DIR", help="Folder with a MANIFEST.json.")
 @click.argument("name", required=False)
 @plugin_option
 def check(golden: str, name: str | None) -> None:

@@ -126,22 +126,25 @@ def _compare(owner: str, case: dict[str, Any], tensors: dict[str, Tensor]) -> di
         )
     x = tensors["input"].to(dtype).requires_grad_(case["has_gradients"])
     out = module(x)
-    errors = {"output": _error(out, tensors["output"])}
+    errors = {"output": _error(out, tensors["output"], 0.0)}
     if case["has_gradients"]:
         (out * tensors["cotangent"].to(dtype)).sum().backward()
-        errors["grad.input"] = _error(x.grad, tensors["grad.input"])
-        for key, parameter in used.items():
-            if f"grad.{key}" in tensors:
-                errors[f"grad.{key}"] = _error(parameter.grad, tensors[f"grad.{key}"])
+        own = {"grad.input": x.grad} | {f"grad.{key}": p.grad for key, p in used.items()}
+        largest = max(float(tensors[key].abs().max()) for key in own if key in tensors)
+        errors |= {key: _error(own[key], tensors[key], 1e-3 * largest) for key in own if key in tensors}
     return errors
 
 
-def _error(own: Tensor | None, official: Tensor) -> float:
-    """Largest difference over the largest official value; infinite where a value is missing or not finite."""
+def _error(own: Tensor | None, official: Tensor, floor: float) -> float:
+    """Largest difference over the largest official value; infinite where a value is missing or not finite.
+
+    ``floor`` bounds the divisor from below: a gradient that is zero but for rounding (a bias that softmax
+    cancels) has no scale of its own.
+    """
     if own is None or own.numel() != official.numel():
         return float("inf")
     difference = (own.detach().reshape(official.shape).double() - official.double()).abs().max()
-    error = float(difference / official.double().abs().max().clamp_min(1e-30))
+    error = float(difference / max(float(official.double().abs().max()), floor, 1e-30))
     return error if error == error else float("inf")
 
 

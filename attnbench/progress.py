@@ -35,11 +35,10 @@ class TerminalProgress:
         self._bars.start()
         return self
 
-        def __exit__(self, kind: object, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         if kind is None:
             self._finish()
         self._bars.stop()
-
 
     def phase(self, title: str, total: int) -> None:
         """A phase of ``total`` steps begins; the one before is complete."""

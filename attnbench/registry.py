@@ -5,6 +5,7 @@ A mechanism is one file that calls :func:`register_mechanism`. Files are found i
 Finding them imports nothing (see :mod:`attnbench.discovery`); a file is imported when its class is needed.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -84,6 +85,17 @@ class MechanismSpec:
             key: value[min(site.stage, len(value) - 1)] if isinstance(value, (list, tuple)) else value
             for key, value in merged.items()
         }
+
+    def digest(self) -> str:
+        """Sixteen hex digits of the mechanism's file and of the helpers it imports from the same folder.
+
+        Records and certificates carry it: an edited mechanism is another mechanism.
+        """
+        origin = Path(self.origin)
+        digest = hashlib.sha256()
+        for path in sorted(_with_helpers(origin, set())) if origin.is_file() else ():
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
 
     def build(self, site: Site, impl: str = "auto", **overrides: Any) -> "nn.Module":
         """Make the module for one site.
@@ -281,6 +293,8 @@ def _import(source: Source) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[source.module]
+        for name in [n for n, r in _state.registered.items() if r[0].__module__ == source.module]:
+            del _state.registered[name]
         raise
     return module
 
@@ -298,6 +312,18 @@ def _builder(name: str, source: Source) -> Callable[..., "nn.Module"]:
     if name not in _state.registered:
         raise AttnbenchError(f"{source.origin} was imported but did not register {name!r}")
     return _state.registered[name][0]
+
+
+def _with_helpers(path: Path, seen: set[Path]) -> set[Path]:
+    """A file and, through all imports, the files of its folder that it names as ``mechanisms.<file>``."""
+    if path in seen:
+        return seen
+    seen.add(path)
+    text = path.read_text(encoding="utf-8")
+    for helper in path.parent.glob("*.py"):
+        if f"mechanisms.{helper.stem} import" in text:
+            _with_helpers(helper, seen)
+    return seen
 
 
 def _same_file(one: str, other: str) -> bool:

@@ -106,7 +106,9 @@ def render(table: Table, form: str) -> str:
         return _markdown(table, shown)
     if form == "latex":
         return _latex(table, shown)
-    style = shown.style.hide(axis="index").set_caption(table.title).format(escape="html")
+    style = (
+        shown.style.set_uuid("attnbench").hide(axis="index").set_caption(table.title).format(escape="html")
+    )
     notes = "".join(f"<li>{_escape_html(note)}</li>" for note in table.notes)
     return f"{style.to_html(table_attributes='class=attnbench')}<ul>{notes}</ul>\n"
 
@@ -244,9 +246,8 @@ def _markdown(table: Table, shown: pd.DataFrame) -> str:
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
 
     def line(row: Iterable[str]) -> str:
-                first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         return f"| {' | '.join([first.strip().ljust(widths[0]), *rest])} |"
-
 
     rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
     notes = [f"[{number}] {note}" for number, note in enumerate(table.notes, start=1)]
@@ -267,7 +268,6 @@ def _latex(table: Table, shown: pd.DataFrame) -> str:
 _LATEX = {"—": "---", "–": "--", "×": r"$\times$", "²": "$^2$", "…": r"\ldots{}"}
 _LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
-
 
 
 def _escape_latex(text: str) -> str:

@@ -95,7 +95,7 @@ def plan(request: Request) -> Iterator[Cell]:
                 "metric": metric,
                 "resolution": request.resolution,
                 "impl": request.impl,
-                "source": source_digest(mechanism),
+                "source": get(mechanism).digest(),
             }
             if metric in ("params", "macs"):
                 # the same on every machine: neither device nor versions are part of the key
@@ -117,19 +117,6 @@ def plan(request: Request) -> Iterator[Cell]:
             for mode in request.modes:
                 for precision in request.precisions:
                     yield Cell(**base, mode=mode, precision=precision, batch_size=request.batch_size)
-
-
-def source_digest(mechanism: str) -> str:
-    """Digest of the file a mechanism is registered in and of the helpers it imports from the folder."""
-    origin = Path(get(mechanism).origin)
-    digest = hashlib.sha256()
-    if origin.is_file():
-        digest.update(origin.read_bytes())
-        text = origin.read_text(encoding="utf-8")
-        for helper in sorted(origin.parent.glob("*.py")):
-            if f"mechanisms.{helper.stem} " in text:
-                digest.update(helper.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def run(request: Request, progress: Progress) -> Summary:

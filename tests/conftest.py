@@ -1,0 +1,56 @@
+"""Options of the test run: plugins, and benchmarks only when they are asked for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attnbench import registry
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--plugin FILE``, as every attnbench command has it."""
+    parser.addoption(
+        "--plugin", action="append", default=[], metavar="FILE", help="Python file that registers mechanisms"
+    )
+    parser.addoption("--refresh-tables", action="store_true", help="rewrite the tables in tests/tables")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the plugins before tests are parametrised over the registry."""
+    for path in config.getoption("--plugin"):
+        registry.add_plugin(path)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect benchmarks in an ordinary run, and skip GPU tests where there is no GPU."""
+    benchmarks = Path(__file__).parent / "benchmarks"
+    if not config.getoption("benchmark_only", False) and not _asked_for(config, benchmarks):
+        selected = [item for item in items if benchmarks not in item.path.parents]
+        config.hook.pytest_deselected(items=[item for item in items if item not in selected])
+        items[:] = selected
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in items:
+                if item.get_closest_marker("gpu"):
+                    item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none is here"))
+
+
+def _asked_for(config: pytest.Config, folder: Path) -> bool:
+    paths = (Path(str(argument).partition("::")[0]).resolve() for argument in config.args)
+    return any(path == folder or folder in path.parents for path in paths)
+
+
+@pytest.fixture
+def isolated_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[registry._State]:
+    """A registry of its own for a test that adds to it; the real one comes back afterwards."""
+    real = registry._state.registered
+    state = registry._State(registered=real)  # modules stay imported, so what they registered stays too
+    monkeypatch.setattr(registry, "_state", state)
+    yield state
+    for name in [
+        n for n, (builder, _, _) in real.items() if "attnbench.mechanisms" not in builder.__module__
+    ]:
+        del real[name]

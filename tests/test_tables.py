@@ -1,0 +1,82 @@
+"""Tables from fixed records, byte for byte. Refresh with ``pytest --refresh-tables`` and read the diff."""
+
+import csv
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from attnbench import AttnbenchError, UnknownNameError, store, tables
+from attnbench.record import Cell, Measurement
+
+HERE = Path(__file__).parent
+RECORDS = store.read(HERE / "records" / "schema_1.jsonl", pytest.fail)
+
+
+@pytest.mark.parametrize("form", tables.FORMATS)
+def test_table_is_byte_for_byte_the_same(form: str, request: pytest.FixtureRequest) -> None:
+    text = tables.render(tables.ablation(RECORDS), form)
+    golden = HERE / "tables" / f"ablation.{form}"
+    if request.config.getoption("--refresh-tables"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")
+
+
+def test_csv_has_raw_integers_one_row_a_mechanism() -> None:
+    rows = list(csv.DictReader(io.StringIO(tables.render(tables.ablation(RECORDS), "csv"))))
+    assert [row["mechanism"] for row in rows] == ["shifted_window", "bra", "full_of_it"]
+    assert rows[0]["parameters"] == "28288354"
+    assert rows[1]["macs"] == "4573912320"
+    assert rows[2]["macs"] == ""
+    assert rows[0]["peak_memory_train_fp32_bytes"] == "105000000"
+
+
+def test_published_stands_beside_and_is_marked() -> None:
+    table = tables.ablation(RECORDS)
+    assert table.raw.loc["bra", "published_top1_percent"] == 82.7
+    assert table.raw.loc["bra", "published_miou_percent"] == 44.8
+    assert any("not measured by attnbench" in note for note in table.notes)
+
+
+def test_failure_is_a_dash_with_a_footnote() -> None:
+    text = tables.render(tables.ablation(RECORDS), "md")
+    row = next(line for line in text.splitlines() if line.startswith("| full_of_it"))
+    assert "— [1]" in row
+    assert "out of memory: OutOfMemoryError" in text
+
+
+def test_other_conditions_are_left_out_and_counted() -> None:
+    table = tables.ablation(RECORDS)
+    assert table.raw.loc["bra", "images_per_s_infer_fp32"] == 11.0
+    assert "1 older records under other conditions are not shown." in table.notes
+
+
+def test_newest_value_of_a_cell_wins() -> None:
+    cell = Cell(mechanism="bra", layout="swin_t", metric="params", resolution=224, device="meta")
+    newer = Measurement.of(cell, "parameters", 7, "parameters", created="2027-01-01T00:00:00+00:00")
+    assert tables.ablation([*RECORDS, newer]).raw.loc["bra", "parameters"] == 7
+
+
+def test_choosing_conditions() -> None:
+    with pytest.raises(UnknownNameError, match="layout among the records"):
+        tables.ablation(RECORDS, layout="swin_x")
+    with pytest.raises(AttnbenchError, match="no record fits"):
+        tables.ablation([])
+    assert "images_per_s_infer_fp32" not in tables.ablation(RECORDS, device="cuda").raw
+
+
+def test_latex_escapes_what_latex_would_read() -> None:
+    text = tables.render(tables.ablation(RECORDS), "latex")
+    assert r"50\% | of it" in text
+    assert r"more\_than" in text
+    assert r"\toprule" in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(tmp_path: Path) -> None:
+    body = tables.render(tables.ablation(RECORDS), "latex")
+    preamble = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
+    (tmp_path / "t.tex").write_text(preamble + body + "\\end{document}\n", encoding="utf-8")
+    subprocess.run(["pdflatex", "-interaction=nonstopmode", "t.tex"], cwd=tmp_path, check=True)
