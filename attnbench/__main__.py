@@ -83,7 +83,7 @@ def list_(form: str) -> None:
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--precision", default="fp32,amp", show_default=True, metavar="A,B", help="amp: bfloat16.")
 @click.option("--modes", default="infer,train", show_default=True, metavar="A,B", help="infer, train.")
-@click.option("--batch-size", default="", metavar="N", help="[default: 2 on CPU, 64 on CUDA]")
+@click.option("--batch-size", default="", metavar="N", help="[default: 1 on CPU, 64 on CUDA]")
 @click.option("--resolution", default="", metavar="N", help="Pixels a side.  [default: the layout's]")
 @click.option("--impl", default="auto", show_default=True, help="Implementation of the mechanisms.")
 @click.option("--preset", default="quick", show_default=True, help="quick or full: repeats and epochs.")
@@ -124,30 +124,30 @@ def run(
         "force": force,
         "out": Path(out),
     }
-    _check_preset(preset)
+    _names("preset", preset, ("quick", "full"))
+    every = {impl for name in registry.names() for impl in registry.get(name).facts.impls}
+    _names("implementation", impl, ["auto", *sorted(every)])
     batch = _positive("batch-size", batch_size, 0)
-    _run(chosen, device, batch, preset)
+    _run(chosen, bool(mechanisms), device, batch, preset)
 
 
-def _run(chosen: dict[str, Any], device: str, batch: int, preset: str) -> None:
-    """The part of ``run`` that needs torch."""
+def _run(chosen: dict[str, Any], named: bool, device: str, batch: int, preset: str) -> None:
+    """The part of ``run`` that needs torch; ``named``: the user chose the mechanisms."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler chats on stderr otherwise
     from attnbench.harness import environment, runner
     from attnbench.progress import make_progress
 
     where = environment.resolve_device(device)
-    batch = batch or (64 if where.type == "cuda" else 2)
-    for name in chosen["mechanisms"]:  # a wrong implementation is known before the first hour
-        registry.get(name).load()
-        if chosen["impl"] != "auto" and chosen["impl"] not in registry.get(name).facts.impls:
-            known = registry.get(name).facts.impls
-            raise UnknownNameError(f"implementation of {name}", chosen["impl"], known)
+    batch = batch or (64 if where.type == "cuda" else 1)
+    chosen["mechanisms"] = tuple(
+        runner.usable(chosen["mechanisms"], chosen["impl"], skip=not named, say=_warn)
+    )
     request = runner.Request(**chosen, device=where, batch_size=batch, preset=runner.PRESETS[preset])
     with make_progress() as progress:
         summary = runner.run(request, progress)
     click.echo(_ablation(chosen["out"] / "records", "md", chosen["layout"], chosen["resolution"], str(where)))
-    known = f", {summary.known} were there already" if summary.known else ""
-    click.echo(f"{summary.measured} cells measured{known}; records: {summary.path}")
+    before = f", {summary.known} were there already" if summary.known else ""
+    click.echo(f"{summary.measured} cells measured{before}; records: {summary.path}")
     for failure in summary.failed:
         click.echo(f"failed: {failure}", err=True)
 
@@ -206,7 +206,7 @@ def _ablation(
 
     if form not in tables.FORMATS:
         raise UnknownNameError("format", form, tables.FORMATS)
-    found = store.read(records, lambda line: click.echo(f"warning: {line}", err=True))
+    found = store.read(records, _warn)
     return tables.render(tables.ablation(found, layout=layout, resolution=resolution, device=device), form)
 
 
@@ -234,11 +234,6 @@ def _positive(option: str, text: str, default: int, least: int = 1) -> int:
     return value
 
 
-def _check_preset(name: str) -> None:
-    if name not in ("quick", "full"):
-        raise UnknownNameError("preset", name, ("quick", "full"))
-
-
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point: run the command, and turn a user's mistake into one line and status 2."""
     try:
@@ -254,6 +249,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         click.echo("attnbench: interrupted; finished cells are kept, the same command goes on", err=True)
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _warn(line: str) -> None:
+    click.echo(f"warning: {line}", err=True)
 
 
 def _complain(message: str) -> int:

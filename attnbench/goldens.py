@@ -129,9 +129,9 @@ def _compare(owner: str, case: dict[str, Any], tensors: dict[str, Tensor]) -> di
     errors = {"output": _error(out, tensors["output"], 0.0)}
     if case["has_gradients"]:
         (out * tensors["cotangent"].to(dtype)).sum().backward()
-        own = {"grad.input": x.grad} | {f"grad.{key}": p.grad for key, p in used.items()}
-        largest = max(float(tensors[key].abs().max()) for key in own if key in tensors)
-        errors |= {key: _error(own[key], tensors[key], 1e-3 * largest) for key in own if key in tensors}
+        grads = {"grad.input": x.grad} | {f"grad.{key}": p.grad for key, p in used.items()}
+        largest = max(float(tensors[key].abs().max()) for key in grads if key in tensors)
+        errors |= {k: _error(g, tensors[k], 1e-3 * largest) for k, g in grads.items() if k in tensors}
     return errors
 
 

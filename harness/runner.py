@@ -17,7 +17,7 @@ from attnbench.harness import accuracy, environment, macs, memory, parameters, t
 from attnbench.harness.backbone import Backbone, create_model, executed_impl
 from attnbench.harness.setting import Setting, make_batch, make_step
 from attnbench.harness.train import Recipe
-from attnbench.layouts import get_layout
+from attnbench.layouts import SWIN_T, get_layout
 from attnbench.record import Cell, Measurement
 from attnbench.registry import get
 
@@ -34,7 +34,7 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset("quick", throughput.Effort(2, 3, 15, 20.0), Recipe(epochs=8)),
+    "quick": Preset("quick", throughput.Effort(1, 3, 15, 12.0), Recipe(epochs=5)),
     "full": Preset("full", throughput.Effort(5, 15, 200, 180.0), Recipe(epochs=40)),
 }
 
@@ -117,6 +117,29 @@ def plan(request: Request) -> Iterator[Cell]:
             for mode in request.modes:
                 for precision in request.precisions:
                     yield Cell(**base, mode=mode, precision=precision, batch_size=request.batch_size)
+
+
+def usable(mechanisms: Iterable[str], impl: str, *, skip: bool, say: Callable[[str], None]) -> Iterator[str]:
+    """Those of the mechanisms that import and have the implementation, known before the first hour.
+
+    Args:
+        mechanisms: names.
+        impl: implementation asked for.
+        skip: pass over one that cannot be used and ``say`` why; otherwise raise.
+
+    Raises:
+        AttnbenchError: a file fails to import, or an implementation is unknown or cannot run here.
+    """
+    for name in mechanisms:
+        try:
+            with torch.device("meta"):
+                get(name).build(next(iter(SWIN_T.sites(224, 224))), impl=impl)
+        except AttnbenchError as error:
+            if not skip:
+                raise
+            say(f"{name} is left out: {error}")
+        else:
+            yield name
 
 
 def run(request: Request, progress: Progress) -> Summary:

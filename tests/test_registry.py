@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import AttnbenchError, ImplementationError, Site, UnknownNameError, registry
+from attnbench import AttnbenchError, ImplementationError, Site, UnknownNameError, backends, registry
 
 GOOD = """
 from torch import Tensor, nn
@@ -116,7 +116,7 @@ def test_broken_file_is_listed_as_failed_and_stops_nothing(tmp_path: Path, text:
 
 def test_import_error_that_listing_cannot_see_is_one_clear_error(tmp_path: Path) -> None:
     registry.add_plugin(write(tmp_path, "from torch import no_such_thing\n" + GOOD))
-    with pytest.raises(AttnbenchError, match="mine.*failed to import: ImportError"):
+    with pytest.raises(AttnbenchError, match=r"mine.*failed to import: ImportError"):
         registry.get("mine").load()
 
 
@@ -155,16 +155,14 @@ def test_unknown_implementation() -> None:
 
 
 def test_implementation_that_cannot_run_says_why() -> None:
-    try:
-        module = registry.get("full").build(Site(64, 2, 7, 7), impl="xformers")
-    except ImplementationError as error:
-        assert "xformers" in str(error)
-        assert "cannot run here" in str(error)
+    if isinstance(backends._probe_xformers(), str):
+        with pytest.raises(ImplementationError, match="'xformers' cannot run here"):
+            registry.get("full").build(Site(64, 2, 7, 7), impl="xformers")
     else:
-        assert module.impl == "xformers"
+        assert registry.get("full").build(Site(64, 2, 7, 7), impl="xformers").impl == "xformers"
 
 
 @pytest.mark.parametrize("sizes", [(0, 1, 4, 4), (8, 3, 4, 4), (8, 2, 0, 4), (8, 2, 4, -1)])
 def test_site_rejects_impossible_sizes(sizes: tuple[int, int, int, int]) -> None:
-    with pytest.raises(ValueError, match="sizes of a site|not a multiple"):
+    with pytest.raises(ValueError, match=r"sizes of a site|not a multiple"):
         Site(*sizes)

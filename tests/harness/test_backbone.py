@@ -34,7 +34,7 @@ def test_training_behaves_as_timm() -> None:
     rates = [
         getattr(block.drop_path1, "drop_prob", 0.0) for stage in official.layers for block in stage.blocks
     ]
-    own = [getattr(block.drop_path, "drop_prob", 0.0) for stage in ours.layers for block in stage.blocks]
+    own = [getattr(b.drop_path, "drop_prob", 0.0) for stage in ours.layers for b in stage.blocks]
     assert own == pytest.approx(rates)
 
 
