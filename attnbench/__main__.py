@@ -86,6 +86,7 @@ def list_(form: str) -> None:
 @click.option("--batch-size", default="", metavar="N", help="[default: 1 on CPU, 64 on CUDA]")
 @click.option("--resolution", default="", metavar="N", help="Pixels a side.  [default: the layout's]")
 @click.option("--impl", default="auto", show_default=True, help="Implementation of the mechanisms.")
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the mechanisms.")
 @click.option("--preset", default="quick", show_default=True, help="quick or full: repeats and epochs.")
 @click.option("--seed", default="0", show_default=True, metavar="N", help="Of weights, inputs and training.")
 @click.option("--force", is_flag=True, help="Measure again what has a record.")
@@ -101,6 +102,7 @@ def run(
     batch_size: str,
     resolution: str,
     impl: str,
+    settings: tuple[str, ...],
     preset: str,
     seed: str,
     force: bool,
@@ -121,6 +123,7 @@ def run(
         "resolution": _positive("resolution", resolution, get_layout(layout).img_size),
         "seed": _positive("seed", seed, 0, least=0),
         "impl": impl,
+        "options": dict(_option(setting) for setting in settings),
         "force": force,
         "out": Path(out),
     }
@@ -140,7 +143,7 @@ def _run(chosen: dict[str, Any], named: bool, device: str, batch: int, preset: s
     where = environment.resolve_device(device)
     batch = batch or (64 if where.type == "cuda" else 1)
     chosen["mechanisms"] = tuple(
-        runner.usable(chosen["mechanisms"], chosen["impl"], skip=not named, say=_warn)
+        runner.usable(chosen["mechanisms"], chosen["impl"], chosen["options"], skip=not named, say=_warn)
     )
     request = runner.Request(**chosen, device=where, batch_size=batch, preset=runner.PRESETS[preset])
     with make_progress() as progress:
@@ -219,6 +222,17 @@ def _names(kind: str, text: str, known: list[str] | tuple[str, ...]) -> tuple[st
                 registry.get(name)  # says why, if its file failed to import
             raise UnknownNameError(kind, name, known)
     return names
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """``topk=[1,4,16,null]`` as a name and a value; a value that is not JSON is a string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise AttnbenchError(f"--set must be OPTION=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _positive(option: str, text: str, default: int, least: int = 1) -> int:

@@ -28,6 +28,8 @@ class Cell(BaseModel):
     resolution: int
     batch_size: int = 1
     impl: str = "auto"
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the mechanism that differ from its defaults in the layout."""
     seed: int = 0
     preset: str = ""
     """How thoroughly: repeats or epochs, as :mod:`attnbench.harness.runner` defines them by name."""
@@ -43,9 +45,14 @@ class Cell(BaseModel):
         text = json.dumps(self.model_dump(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def row(self) -> str:
+        """The table row it belongs to: the mechanism, and its options where some were given."""
+        given = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(self.options.items()))
+        return f"{self.mechanism}[{given}]" if given else self.mechanism
+
     def __str__(self) -> str:
-        setting = " ".join(part for part in (self.mode, self.precision) if part)
-        return f"{self.mechanism} {self.metric}{' ' + setting if setting else ''}"
+        return " ".join(part for part in (self.row, self.metric, self.mode, self.precision) if part)
 
 
 class Measurement(BaseModel):

@@ -152,7 +152,7 @@ def _fill(table: Table, records: Sequence[Measurement]) -> None:
             if _conditions(m.cell) != newest:
                 left_out += 1
                 continue
-            row = m.cell.mechanism
+            row = m.cell.row
             values.setdefault(row, {})[column.name] = m.value if m.status == "ok" else None
             table.marks.pop((row, column.name), None)
             if m.status != "ok":
@@ -203,9 +203,9 @@ def _add_published(table: Table) -> None:
     table.notes.append("Published: BiFormer Table 5 (arXiv 2303.08810); not measured by attnbench.")
 
 
-def _table_5_order(mechanism: str) -> tuple[int, str]:
-    known = list(published("top1"))
-    return (known.index(mechanism) if mechanism in known else len(known), mechanism)
+def _table_5_order(row: str) -> tuple[int, str]:
+    known, name = list(published("top1")), row.partition("[")[0]
+    return (known.index(name) if name in known else len(known), row)
 
 
 def _mark(table: Table, row: str, column: str, note: str) -> None:
@@ -233,11 +233,13 @@ def _agree(raw: pd.DataFrame) -> bool:
     return bool((raw["macs"] == raw["macs_counted"]).fillna(False).all())
 
 
-def _title(mechanism: str) -> str:
+def _title(row: str) -> str:
+    mechanism, bracket, options = row.partition("[")
     try:
-        return registry.get(mechanism).facts.title
+        title = registry.get(mechanism).facts.title
     except AttnbenchError:
-        return mechanism  # measured with a plugin that is not loaded now
+        return row  # measured with a plugin that is not loaded now
+    return f"{title} {bracket}{options}" if options else title
 
 
 def _markdown(table: Table, shown: pd.DataFrame) -> str:

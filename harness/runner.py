@@ -17,7 +17,7 @@ from attnbench.harness import accuracy, environment, macs, memory, parameters, t
 from attnbench.harness.backbone import Backbone, create_model, executed_impl
 from attnbench.harness.setting import Setting, make_batch, make_step
 from attnbench.harness.train import Recipe
-from attnbench.layouts import SWIN_T, get_layout
+from attnbench.layouts import get_layout
 from attnbench.record import Cell, Measurement
 from attnbench.registry import get
 
@@ -52,6 +52,7 @@ class Request:
     batch_size: int
     resolution: int
     impl: str
+    options: dict[str, Any]
     seed: int
     preset: Preset
     out: Path
@@ -95,6 +96,7 @@ def plan(request: Request) -> Iterator[Cell]:
                 "metric": metric,
                 "resolution": request.resolution,
                 "impl": request.impl,
+                "options": request.options,
                 "source": get(mechanism).digest(),
             }
             if metric in ("params", "macs"):
@@ -119,21 +121,29 @@ def plan(request: Request) -> Iterator[Cell]:
                     yield Cell(**base, mode=mode, precision=precision, batch_size=request.batch_size)
 
 
-def usable(mechanisms: Iterable[str], impl: str, *, skip: bool, say: Callable[[str], None]) -> Iterator[str]:
-    """Those of the mechanisms that import and have the implementation, known before the first hour.
+def usable(
+    mechanisms: Iterable[str],
+    impl: str,
+    options: dict[str, Any],
+    *,
+    skip: bool,
+    say: Callable[[str], None],
+) -> Iterator[str]:
+    """Those of the mechanisms that import and can be built so, known before the first hour.
 
     Args:
         mechanisms: names.
         impl: implementation asked for.
+        options: of the mechanisms.
         skip: pass over one that cannot be used and ``say`` why; otherwise raise.
 
     Raises:
-        AttnbenchError: a file fails to import, or an implementation is unknown or cannot run here.
+        AttnbenchError: a file fails to import, an option is wrong, or the implementation cannot run here.
     """
     for name in mechanisms:
         try:
             with torch.device("meta"):
-                get(name).build(next(iter(SWIN_T.sites(224, 224))), impl=impl)
+                create_model("swin_pico", name, impl=impl, **options)
         except AttnbenchError as error:
             if not skip:
                 raise
@@ -213,7 +223,7 @@ def _one_by_one(
 
 def _model(cell: Cell, impl: str | None = None) -> Backbone:
     torch.manual_seed(cell.seed)
-    return create_model(cell.layout, cell.mechanism, impl=impl or cell.impl)
+    return create_model(cell.layout, cell.mechanism, impl=impl or cell.impl, **cell.options)
 
 
 def _params(cell: Cell, request: Request) -> list[Measurement]:

@@ -23,7 +23,7 @@ def attend(
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
     logits = (q * scale) @ k.transpose(-2, -1)
     if bias is not None:
-        logits = logits + bias
+        logits += bias  # in place: the products' gradients do not need the bare logits
     return logits.softmax(dim=-1) @ v
 
 

@@ -122,6 +122,17 @@ def test_plugin_in_list_run_and_table(tmp_path: Path, plugin: str) -> None:
     assert int(row["macs"]) == int(row["macs_counted"])
 
 
+def test_options_are_rows_of_their_own(tmp_path: Path) -> None:
+    one = ["run", "--mechanisms", "bra", "--metrics", "params,macs"]
+    attnbench(*one, cwd=tmp_path)
+    run = attnbench(*one, "--set", "topk=[1,1,1,null]", "--set", "lepe_kernel=3", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    table = attnbench("table", "ablation", "--format", "csv", cwd=tmp_path)
+    rows = {row["mechanism"]: int(row["macs"]) for row in csv.DictReader(io.StringIO(table.stdout))}
+    assert set(rows) == {"bra", "bra[lepe_kernel=3, topk=[1, 1, 1, null]]"}
+    assert rows["bra"] > min(rows.values())
+
+
 def test_plugin_from_the_environment(tmp_path: Path, plugin: str) -> None:
     listed = attnbench("list", cwd=tmp_path, env={"ATTNBENCH_PLUGINS": plugin})
     assert "gated" in listed.stdout
@@ -188,6 +199,9 @@ MISTAKES = {
     "mode": (_run("--modes", "test"), "unknown mode 'test'"),
     "preset": (_run("--preset", "slow"), "unknown preset 'slow'"),
     "impl": (_run("--impl", "cudnn"), "unknown implementation"),
+    "setting": (_run("--set", "topk"), "--set must be OPTION=VALUE, got 'topk'"),
+    "option value": (_run("--mechanisms", "bra", "--set", "topk=99"), "bra cannot be built"),
+    "option name": (_run("--mechanisms", "full", "--set", "topk=1"), "unexpected keyword argument 'topk'"),
     "plugin": (_run("--plugin", "nowhere.py"), "is not a Python file"),
     "option": (["run", "--speed", "9"], "No such option"),
     "command": (["ruin"], "No such command 'ruin'"),
