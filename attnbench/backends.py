@@ -1,6 +1,7 @@
 """Optional back ends, probed by running a tiny op: that a package imports proves nothing."""
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,9 @@ def natten_na2d() -> Callable[..., Any]:
 
 
 def _require(package: str, probe: Callable[[], Callable[..., Any] | str]) -> Callable[..., Any]:
-    found = probe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a slow path or an old binary warns, and still runs or fails
+        found = probe()
     if isinstance(found, str):
         raise ImplementationError(f"implementation {package!r} cannot run here: {found}; use impl='eager'")
     return found
