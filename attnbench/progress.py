@@ -30,6 +30,7 @@ class TerminalProgress:
             console=Console(stderr=True),
         )
         self._task = self._bars.add_task("starting", total=None, what="", visible=False)
+        self._size = 0
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -43,6 +44,7 @@ class TerminalProgress:
     def phase(self, title: str, total: int) -> None:
         """A phase of ``total`` steps begins; the one before is complete."""
         self._finish()
+        self._size = total
         self._task = self._bars.add_task(title, total=total, what="")
 
     def step(self, what: str) -> None:
@@ -52,7 +54,7 @@ class TerminalProgress:
     def at_least(self, done: int, what: str) -> None:
         """One step, or ``done`` steps in all if that is more."""
         completed = self._bars._tasks[self._task].completed
-        self._bars.update(self._task, completed=max(done, completed + 1), what=what)
+        self._bars.update(self._task, completed=min(max(done, completed + 1), self._size), what=what)
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
@@ -86,7 +88,7 @@ class PlainProgress:
 
     def at_least(self, done: int, what: str) -> None:
         """One step, or ``done`` steps in all if that is more."""
-        self._done = max(done, self._done + 1)
+        self._done = min(max(done, self._done + 1), self._total)
         self.say(f"{self._title} {self._done}/{self._total}: {what}")
 
     def say(self, line: str) -> None:

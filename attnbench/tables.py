@@ -26,7 +26,10 @@ if not _PUBLISHED.is_file():  # a checkout without symbolic links, not installed
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name in a CSV, its heading, and how its raw value is shown."""
+    """A column: its name in a CSV, its heading, and how its raw value is shown.
+
+    ``digits`` after the point, of the value over ``scale``; −1 for as many as the source prints.
+    """
 
     name: str
     heading: str
@@ -38,7 +41,8 @@ class Column:
         if value is None or value is pd.NA or value != value:
             return DASH
         if isinstance(value, Real):
-            return f"{float(value) / self.scale:,.{self.digits}f}"
+            scaled = float(value) / self.scale
+            return f"{scaled:g}" if self.digits < 0 else f"{scaled:,.{self.digits}f}"
         return str(value)
 
 
@@ -51,6 +55,8 @@ class Table:
     marks: dict[tuple[str, str], int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     title: str = ""
+    layout: str | None = None
+    resolution: int | None = None
 
 
 def ablation(
@@ -85,7 +91,8 @@ def ablation(
         chosen = [m for m in chosen if m.cell.device in ("meta", device)]
     if not chosen:
         raise AttnbenchError("no record fits; run 'attnbench run' first, or ask for other conditions")
-    table = Table([], pd.DataFrame(), title=f"Attention mechanisms in {layout}, {size} × {size} px")
+    title = f"Attention mechanisms in {layout}, {size} × {size} px"
+    table = Table([], pd.DataFrame(), title=title, layout=layout, resolution=size)
     _fill(table, chosen)
     _add_published(table)
     return table
@@ -187,20 +194,40 @@ def _conditions(cell: Cell) -> str:
     return f"{parts[cell.metric]}, on {cell.machine} ({cell.device}), torch {cell.torch}, impl {cell.impl}"
 
 
-def published(metric: str) -> dict[str, float]:
-    """Figures of BiFormer's Table 5 by mechanism, for ``top1`` or ``miou``."""
+def published(metric: str) -> dict[str, dict[str, str]]:
+    """Rows of results/published.csv by mechanism, for ``top1``, ``miou``, ``params`` or ``macs``."""
     with _PUBLISHED.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["table"] == "BiFormer Table 5"]
-    return {row["mechanism"]: float(row["value"]) for row in rows if row["metric"] == metric}
+        return {row["mechanism"]: row for row in csv.DictReader(file) if row["metric"] == metric}
 
 
 def _add_published(table: Table) -> None:
-    for metric, heading in (("top1", "Published IN-1K top-1 (%)"), ("miou", "Published ADE20K mIoU (%)")):
-        column = Column(f"published_{metric}_percent", heading, 1, 1)
-        figures = published(metric)
-        table.raw[column.name] = pd.array([figures.get(row) for row in table.raw.index], dtype="Float64")
+    """Published columns; a measured figure that does not round to the published one gets the reason why."""
+    of_layout = "parameters" in table.raw and table.layout == "swin_t" and table.resolution == 224
+    for metric, heading, measured, scale in _PUBLISHED_COLUMNS:
+        if measured and not (of_layout and measured in table.raw):
+            continue  # the figure belongs to the Swin-T layout at 224 × 224
+        rows = published(metric)
+        column = Column(f"published_{metric}", f"Published {heading}", 1, -1 if measured else 1)
+        values = [float(rows[name]["value"]) if name in rows else None for name in table.raw.index]
+        table.raw[column.name] = pd.array(values, dtype="Float64")
         table.columns.append(column)
-    table.notes.append("Published: BiFormer Table 5 (arXiv 2303.08810); not measured by attnbench.")
+        for name in table.raw.index.intersection(list(rows)) if measured else ():
+            text, value = rows[name]["value"], table.raw.loc[name, measured]
+            if value is not pd.NA and f"{value / scale:.{len(text.partition('.')[2])}f}" != text:
+                why = rows[name]["note"] or "no reason is known"
+                _mark(table, name, column.name, f"{rows[name]['table']} prints {text}: {why}.")
+    table.notes.append(
+        "Published: accuracy from BiFormer Table 5 (arXiv 2303.08810), parameters and MACs of the authors' "
+        "models in this layout; sources in results/published.csv. Not measured by attnbench."
+    )
+
+
+_PUBLISHED_COLUMNS = (
+    ("params", "params (M)", "parameters", 1e6),
+    ("macs", "MACs (G)", "macs", 1e9),
+    ("top1", "IN-1K top-1 (%)", "", 1),
+    ("miou", "ADE20K mIoU (%)", "", 1),
+)
 
 
 def _table_5_order(row: str) -> tuple[int, str]:

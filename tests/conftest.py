@@ -23,12 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect benchmarks in an ordinary run, and skip GPU tests where there is no GPU."""
-    benchmarks = Path(__file__).parent / "benchmarks"
-    if not config.getoption("benchmark_only", False) and not _asked_for(config, benchmarks):
-        selected = [item for item in items if benchmarks not in item.path.parents]
-        config.hook.pytest_deselected(items=[item for item in items if item not in selected])
-        items[:] = selected
+    """Benchmarks or tests, not both at once; GPU tests skip where there is no GPU."""
+    folder = Path(__file__).parent / "benchmarks"
+    only = bool(config.getoption("benchmark_only", False))
+    if only or not _asked_for(config, folder):
+        left_out = [item for item in items if (folder in item.path.parents) != only]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 
