@@ -37,6 +37,7 @@ class FullAttention(nn.Module):
         lepe_kernel: odd size of a depth-wise convolution added before the output projection; 0 for none.
         lepe_input: what it convolves: ``v`` (LePE proper) or ``x`` (the module's input, as in the
             first release of BiFormer).
+        qk_scale: factor on the logits; ``None`` for head_dim^-1/2.
         impl: ``eager``, ``sdpa`` or ``xformers``.
 
     Raises:
@@ -51,12 +52,14 @@ class FullAttention(nn.Module):
         qkv_bias: bool = True,
         lepe_kernel: int = 0,
         lepe_input: str = "v",
+        qk_scale: float | None = None,
         impl: str = "eager",
     ) -> None:
         super().__init__()
         if lepe_input not in ("v", "x"):
             raise ValueError(f"lepe_input must be 'v' or 'x', got {lepe_input!r}")
-        self.dim, self.num_heads, self.head_dim = site.dim, site.num_heads, site.head_dim
+        self.dim, self.num_heads = site.dim, site.num_heads
+        self.scale = site.head_dim**-0.5 if qk_scale is None else qk_scale
         self.lepe_input = lepe_input
         self.impl = impl
         self.attend = xformers_attention() if impl == "xformers" else attend
@@ -69,7 +72,7 @@ class FullAttention(nn.Module):
         B, H, W, C = x.shape
         qkv = self.qkv(x)
         q, k, v = split_heads(qkv.flatten(1, 2), self.num_heads)  # each (B, heads, N, d)
-        out = self.attend(q, k, v, scale=self.head_dim**-0.5, impl=self.impl)
+        out = self.attend(q, k, v, scale=self.scale, impl=self.impl)
         out = out.transpose(1, 2).reshape(B, H, W, C)
         if self.lepe is not None:
             out = out + self.lepe(x if self.lepe_input == "x" else qkv[..., 2 * C :])
@@ -105,6 +108,7 @@ class FullAttention(nn.Module):
             site,
             qkv_bias=kwargs.get("qkv_bias", False),
             lepe_kernel=kwargs.get("side_dwconv", 0 if form == "Attention" else 5),
+            qk_scale=kwargs.get("qk_scale"),
             lepe_input="x" if form == "AttentionLePE" else "v",
         )
         return module, {}

@@ -49,6 +49,8 @@ class ShiftedWindowAttention(nn.Module):
         shift_size: tokens to shift by; ``None`` for half a window in odd blocks and 0 in even ones.
         qkv_bias: learn a bias in the query, key and value projections.
         position_bias: learn a bias per head and relative position.
+        head_dim: channels of a head if not C / heads.
+        always_partition: keep window and shift on a map smaller than the window.
         padding: ``masked`` (padding is never attended to) or ``official`` (timm: the map is rolled, then
             zero-padded before the projections, and padding takes part in attention).
         impl: ``eager`` or ``sdpa``.
@@ -65,22 +67,27 @@ class ShiftedWindowAttention(nn.Module):
         shift_size: int | None = None,
         qkv_bias: bool = True,
         position_bias: bool = True,
+        head_dim: int | None = None,
+        always_partition: bool = False,
         padding: str = "masked",
         impl: str = "eager",
     ) -> None:
         super().__init__()
         window = (window_size, window_size) if isinstance(window_size, int) else window_size
         shift = min(window) // 2 * (site.block % 2) if shift_size is None else shift_size
-        if min(window) < 1 or not 0 <= shift < max(min(window), 1):
+        if min(window) < 1 or not 0 <= shift < max(window):
             raise ValueError(
                 f"window_size must be positive and shift_size in [0, window), got {window}, {shift}"
             )
         if padding not in ("masked", "official"):
             raise ValueError(f"padding must be 'masked' or 'official', got {padding!r}")
-        self.dim, self.num_heads, self.head_dim = site.dim, site.num_heads, site.head_dim
+        self.dim, self.num_heads = site.dim, site.num_heads
+        self.head_dim = head_dim or site.head_dim
+        self.inner = self.num_heads * self.head_dim  # channels of q, k and v
         self.window, self.shift, self.padding, self.impl = window, shift, padding, impl
-        self.qkv = nn.Linear(self.dim, 3 * self.dim, bias=qkv_bias)
-        self.proj = nn.Linear(self.dim, self.dim)
+        self.always_partition = always_partition
+        self.qkv = nn.Linear(self.dim, 3 * self.inner, bias=qkv_bias)
+        self.proj = nn.Linear(self.inner, self.dim)
         self.bias_table: nn.Parameter | None = None
         if position_bias:
             rows = (2 * window[0] - 1) * (2 * window[1] - 1)
@@ -91,7 +98,7 @@ class ShiftedWindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        B, H, W, C = x.shape
+        B, H, W, _ = x.shape
         window, shift = self._effective(H, W)
         if self.padding == "official":
             x = pad_map(torch.roll(x, (-shift[0], -shift[1]), (1, 2)), window)
@@ -103,7 +110,7 @@ class ShiftedWindowAttention(nn.Module):
         # Windows and heads share one axis, so that a bias of all of them needs no copy per image.
         q, k, v = tokens.view(B, windows, L, 3, self.num_heads, -1).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
         out = attend(q, k, v, scale=self.head_dim**-0.5, bias=self._bias(H, W, q), impl=self.impl)
-        out = out.view(B, windows, self.num_heads, L, -1).transpose(2, 3).reshape(B, windows, L, C)
+        out = out.view(B, windows, self.num_heads, L, -1).transpose(2, 3).reshape(B, windows, L, -1)
         if self.padding == "official":
             out = self.proj(out)
         out = torch.roll(merge(out, window, (H, W)), shift, (1, 2))
@@ -114,13 +121,16 @@ class ShiftedWindowAttention(nn.Module):
         (h, w), _ = self._effective(height, width)
         n, padded = height * width, (height + missing(height, h)) * (width + missing(width, w))
         projected = padded if self.padding == "official" else n
-        return {"projection": 4 * projected * self.dim**2, "attention": 2 * padded * h * w * self.dim}
+        return {
+            "projection": 4 * projected * self.dim * self.inner,
+            "attention": 2 * padded * h * w * self.inner,
+        }
 
     def parameter_count(self) -> int:
         """Learned parameters: 4·C² + C, 3·C for the qkv bias, (2w−1)²·heads for the position bias."""
-        c, (h, w) = self.dim, self.window
+        c, a, (h, w) = self.dim, self.inner, self.window
         table = (2 * h - 1) * (2 * w - 1) * self.num_heads if self.bias_table is not None else 0
-        return 4 * c**2 + c + (3 * c if self.qkv.bias is not None else 0) + table
+        return 4 * c * a + c + (3 * a if self.qkv.bias is not None else 0) + table
 
     def support(self, height: int, width: int) -> Tensor:
         """(N, N) bool: output token i depends on input token j of its window and its side of the roll."""
@@ -134,6 +144,8 @@ class ShiftedWindowAttention(nn.Module):
 
     def _effective(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Window and shift on a map: an axis no longer than the window is one unshifted window."""
+        if self.always_partition:
+            return self.window, (self.shift, self.shift)
         window = min(self.window[0], height), min(self.window[1], width)
         shift = self.shift * (height > window[0]), self.shift * (width > window[1])
         return window, shift
@@ -147,7 +159,7 @@ class ShiftedWindowAttention(nn.Module):
         return (place >= size - shift).long() + (place >= size).long()
 
     def _mask(self, height: int, width: int) -> Tensor | None:
-        """(windows, L, L) with −inf where attention is cut, or None where nothing is."""
+        """(windows, L, L), −inf where attention is cut (timm: −100), or None where nothing is."""
         window, shift = self._effective(height, width)
         padded = any(missing(n, w) for n, w in zip((height, width), window, strict=True))
         if not any(shift) and (self.padding == "official" or not padded):
@@ -156,7 +168,8 @@ class ShiftedWindowAttention(nn.Module):
         # A padding query, whose output is cropped, attends to its like: its softmax stays finite.
         side = partition((rows[:, None] * 3 + columns[None, :])[..., None], window)[..., 0]
         cut = side[:, :, None] != side[:, None, :]
-        return torch.zeros_like(cut, dtype=torch.float32).masked_fill(cut, float("-inf"))
+        minus = -100.0 if self.padding == "official" else float("-inf")
+        return torch.zeros_like(cut, dtype=torch.float32).masked_fill(cut, minus)
 
     def _bias(self, height: int, width: int, like: Tensor) -> Tensor | None:
         """(windows · heads, L, L): position bias plus mask, in the dtype of ``like``; None without either."""
@@ -181,12 +194,15 @@ class ShiftedWindowAttention(nn.Module):
         _, H, W, C = case["input_shape"]
         size = kwargs["window_size"]
         window = (size, size) if isinstance(size, int) else tuple(size)
-        h, w = (min(s, n) for s, n in zip(window, kwargs["input_resolution"], strict=True))
+        whole = kwargs.get("always_partition", False)
+        h, w = (s if whole else min(s, n) for s, n in zip(window, kwargs["input_resolution"], strict=True))
         module = cls(
             Site(C, kwargs["num_heads"], H, W),
             window_size=(h, w),
             shift_size=kwargs.get("shift_size", 0),
             qkv_bias=kwargs.get("qkv_bias", True),
+            head_dim=kwargs.get("head_dim"),
+            always_partition=whole,
             padding="official",
         )
         return module, {"attn.relative_position_bias_table": "bias_table", "attn.": ""}
