@@ -1,0 +1,184 @@
+"""Long-short distance attention: blocks alternate between adjacent tokens and tokens a fixed interval apart.
+
+Paper: Wang et al., 2022, "CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention",
+arXiv:2108.00154.
+Code: written from the paper; maps larger than group_size · interval are cut into squares of that side, as in
+the official detection code. No golden exists, it is checked against dense references.
+Settings: groups of 7 × 7 and intervals 8, 4, 2, 1 of CrossFormer-S.
+Differs from the official code: a group never spans more than the map needs, padding is masked with −inf,
+and the projections run on real tokens only.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._windows import pad_map, relative_position_index, same_label
+from attnbench.mechanisms._windows import padding as missing
+from attnbench.registry import Site, register_mechanism
+
+
+class DynamicPositionBias(nn.Module):
+    """A small network from relative position to a bias per head, which serves groups of any size.
+
+    Three times LayerNorm, ReLU and linear layer after a first linear layer, of width p = max(1, C / 16).
+    Cost: (2h−1)(2w−1)·(2·p + 2·p² + p·heads) MACs for groups of h × w.
+
+    Args:
+        dim: channels C of the map.
+        num_heads: heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.hidden, self.num_heads = max(1, dim // 16), num_heads
+        layers: list[nn.Module] = [nn.Linear(2, self.hidden)]
+        for width in (self.hidden, self.hidden, num_heads):
+            layers += [nn.LayerNorm(self.hidden), nn.ReLU(), nn.Linear(self.hidden, width)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, group: tuple[int, int], like: Tensor) -> Tensor:
+        """(heads, L, L) bias of each query and key of a group of h × w = L tokens, in dtype of ``like``."""
+        y, x = (torch.arange(1 - n, n, device=like.device, dtype=like.dtype) for n in group)
+        offsets = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
+        index = relative_position_index(group).to(like.device)
+        return self.layers(offsets)[index].permute(2, 0, 1)
+
+    def macs(self, group: tuple[int, int]) -> int:
+        """Multiply-adds for groups of h × w tokens."""
+        offsets = (2 * group[0] - 1) * (2 * group[1] - 1)
+        return offsets * (2 * self.hidden + 2 * self.hidden**2 + self.hidden * self.num_heads)
+
+    def parameter_count(self) -> int:
+        """3·p + 2·(p² + p) + (p + 1)·heads, and 6·p of the norms."""
+        p = self.hidden
+        return 3 * p + 2 * (p**2 + p) + (p + 1) * self.num_heads + 6 * p
+
+
+@register_mechanism(
+    "long_short_distance",
+    title="Long-short distance",
+    paper="arXiv:2108.00154",
+    year=2022,
+    pattern="static",
+    complexity="O(N)",
+    impls=("eager", "sdpa"),
+    per_stage={"group_size": 7, "interval": (8, 4, 2, 1)},
+)
+class LongShortDistanceAttention(nn.Module):
+    """Attention inside groups of G × G tokens that are adjacent (SDA) or ``interval`` apart (LDA).
+
+    LDA cuts the map into squares of side G·I; tokens of a square whose row and column leave the same
+    remainders modulo I form a group. SDA is the same with I = 1. Along an axis of n tokens I is at most n and
+    G at most ⌈n/I⌉.
+    Cost: 4·N·C² (projection) + 2·N'·G²·C (attention) + the cost of the position bias, which does not depend
+    on N (position), MACs; N' = tokens after padding to whole squares.
+
+    Args:
+        site: place in the backbone; odd blocks are long distance.
+        group_size: side G of a group.
+        interval: I, the distance of neighbours in a long-distance group.
+        kind: ``sda`` or ``lda``; ``None`` for SDA in even blocks and LDA in odd ones.
+        qkv_bias: learn a bias in the query, key and value projections.
+        position_bias: add the dynamic position bias.
+        impl: ``eager`` or ``sdpa``.
+
+    Raises:
+        ValueError: ``group_size`` or ``interval`` is not positive, or ``kind`` is unknown.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        group_size: int = 7,
+        interval: int = 1,
+        kind: str | None = None,
+        qkv_bias: bool = True,
+        position_bias: bool = True,
+        impl: str = "eager",
+    ) -> None:
+        super().__init__()
+        kind = ("sda", "lda")[site.block % 2] if kind is None else kind
+        if kind not in ("sda", "lda"):
+            raise ValueError(f"kind must be 'sda', 'lda' or None, got {kind!r}")
+        if group_size < 1 or interval < 1:
+            raise ValueError(f"group_size and interval must be positive, got {group_size} and {interval}")
+        self.dim, self.num_heads, self.head_dim = site.dim, site.num_heads, site.head_dim
+        self.group_size, self.interval, self.impl = group_size, interval if kind == "lda" else 1, impl
+        self.qkv = nn.Linear(self.dim, 3 * self.dim, bias=qkv_bias)
+        self.position = DynamicPositionBias(self.dim, self.num_heads) if position_bias else None
+        self.proj = nn.Linear(self.dim, self.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        B, H, W, C = x.shape
+        (gh, ih), (gw, iw) = self._plan(H), self._plan(W)
+        cut = _cut(pad_map(self.qkv(x), (gh * ih, gw * iw)), (gh, gw), (ih, iw))
+        rows, columns, groups = cut.shape[1], cut.shape[4], cut[0, ..., 0].numel() // (gh * gw)
+        # Axes of cut: image, square row, row in group, remainder, the same of columns, channel.
+        split = cut.unflatten(-1, (3, self.num_heads, self.head_dim))
+        q, k, v = split.permute(7, 0, 1, 3, 4, 6, 8, 2, 5, 9).reshape(
+            3, B, groups, self.num_heads, gh * gw, self.head_dim
+        )
+        bias = self._bias(H, W, q)
+        if self.impl == "sdpa":  # fused kernels know four axes, so groups and heads share one
+            q, k, v = q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2)
+            if bias is not None:
+                bias = bias.expand(groups, self.num_heads, gh * gw, -1).flatten(0, 1)[None]
+        out = attend(q, k, v, scale=self.head_dim**-0.5, bias=bias, impl=self.impl)
+        out = out.reshape(B, rows, ih, columns, iw, self.num_heads, gh, gw, self.head_dim)
+        out = out.permute(0, 1, 6, 2, 3, 7, 4, 5, 8).reshape(B, rows * gh * ih, columns * gw * iw, C)
+        return self.proj(out[:, :H, :W])
+
+    def macs(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds per image on a height × width map, by phase."""
+        (gh, ih), (gw, iw) = self._plan(height), self._plan(width)
+        padded = (height + missing(height, gh * ih)) * (width + missing(width, gw * iw))
+        cost = {
+            "projection": 4 * height * width * self.dim**2,
+            "attention": 2 * padded * gh * gw * self.dim,
+        }
+        if self.position is not None:
+            cost["position"] = self.position.macs((gh, gw))
+        return cost
+
+    def parameter_count(self) -> int:
+        """Learned parameters: 4·C² + C, 3·C for the qkv bias, those of the position bias."""
+        c = self.dim
+        position = self.position.parameter_count() if self.position is not None else 0
+        return 4 * c**2 + c + (3 * c if self.qkv.bias is not None else 0) + position
+
+    def support(self, height: int, width: int) -> Tensor:
+        """(N, N) bool: tokens of one group, that is of one square and equal remainders."""
+        labels = []
+        for n in (height, width):
+            group, interval = self._plan(n)
+            place = torch.arange(n)
+            labels.append(place.div(group * interval, rounding_mode="floor") * interval + place % interval)
+        rows, columns = labels
+        return same_label((rows[:, None] * width + columns[None, :]).flatten())
+
+    def _plan(self, size: int) -> tuple[int, int]:
+        """Tokens of a group along an axis of ``size`` tokens, and their interval."""
+        interval = min(self.interval, size)
+        return min(self.group_size, -(-size // interval)), interval
+
+    def _bias(self, height: int, width: int, like: Tensor) -> Tensor | None:
+        """Position bias (heads, L, L), mask (groups, 1, 1, L), their sum, or None without either."""
+        (gh, ih), (gw, iw) = self._plan(height), self._plan(width)
+        bias = self.position((gh, gw), like) if self.position is not None else None
+        if missing(height, gh * ih) or missing(width, gw * iw):
+            real = pad_map(torch.ones(1, height, width, 1, device=like.device), (gh * ih, gw * iw))
+            real = _cut(real, (gh, gw), (ih, iw)).permute(0, 1, 3, 4, 6, 2, 5, 7).reshape(-1, 1, 1, gh * gw)
+            # A group of padding alone, whose output is cropped, stays unmasked: its softmax is finite.
+            cut = (real == 0) & (real != 0).any(-1, keepdim=True)
+            mask = torch.zeros_like(cut, dtype=like.dtype).masked_fill(cut, float("-inf"))
+            bias = mask if bias is None else bias + mask
+        return bias
+
+
+def _cut(x: Tensor, group: tuple[int, int], interval: tuple[int, int]) -> Tensor:
+    """(B, H, W, C) as (B, squares, group, remainder, squares, group, remainder, C), a view."""
+    x = x.unflatten(2, (-1, group[1], interval[1]))
+    return x.unflatten(1, (-1, group[0], interval[0]))
