@@ -1,0 +1,213 @@
+"""Interactive windows: blocks alternate between windows joined by a convolution and scalable attention.
+
+Paper: Yang et al., 2022, "ScalableViT: Rethinking the Context-oriented Generalization of Vision
+Transformer", arXiv:2203.10790.
+Code: written from the paper and the definition in the official ``scalablevit.py``; no golden exists, it is
+checked against dense references.
+Settings: ScalableViT-S, windows of 7 × 7, reductions 8, 4, 2, 1 and channel ratios 1.25, 1.25, 1.25, 1; the
+layout's dims and heads, which are ScalableViT-B's.
+Differs from the official code: any map is accepted (window padding is masked; the strided convolution sees
+zeros beyond the map, and every key covers real tokens); scaled channels are rounded down to whole heads.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._local import DepthwiseConv, neighbours
+from attnbench.mechanisms._window_attention import window_attention, window_macs, window_support
+from attnbench.mechanisms._windows import pad_map
+from attnbench.registry import Site, register_mechanism
+
+
+class InteractiveWindows(nn.Module):
+    """IWSA: attention inside windows plus a 3 × 3 depth-wise convolution of v over the whole map.
+
+    Cost: 4·N·C² (projection) + 2·N'·w²·C (attention) + 9·N·C (local) MACs, N' = tokens after padding.
+
+    Args:
+        site: place in the backbone.
+        window_size: side w of a window; one larger than the map shrinks to it.
+        qkv_bias: learn a bias in the query, key and value projections.
+        impl: ``eager`` or ``sdpa``.
+    """
+
+    def __init__(self, site: Site, window_size: int, *, qkv_bias: bool, impl: str) -> None:
+        super().__init__()
+        self.dim, self.num_heads, self.head_dim = site.dim, site.num_heads, site.head_dim
+        self.window_size, self.impl = window_size, impl
+        self.qkv = nn.Linear(self.dim, 3 * self.dim, bias=qkv_bias)
+        self.interact = DepthwiseConv(self.dim, 3)
+        self.proj = nn.Linear(self.dim, self.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        qkv = self.qkv(x)
+        heads = qkv.unflatten(-1, (3, self.num_heads, -1))
+        window = self._window(x.shape[1], x.shape[2])
+        out = window_attention(heads, window, scale=self.head_dim**-0.5, impl=self.impl)
+        return self.proj(out + self.interact(qkv[..., 2 * self.dim :]))
+
+    def macs(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds per image on a height × width map, by phase."""
+        return {
+            "projection": 4 * height * width * self.dim**2,
+            "attention": window_macs(height, width, self._window(height, width), self.dim),
+            "local": self.interact.macs(height, width),
+        }
+
+    def parameter_count(self) -> int:
+        """Learned parameters: 4·C² + 11·C, 3·C for the qkv bias."""
+        c = self.dim
+        return 4 * c**2 + 11 * c + (3 * c if self.qkv.bias is not None else 0)
+
+    def support(self, height: int, width: int) -> Tensor:
+        """(N, N) bool: tokens of one window, and neighbours in any."""
+        windows = window_support(height, width, self._window(height, width))
+        return windows | neighbours(height, width, 3)
+
+    def _window(self, height: int, width: int) -> tuple[int, int]:
+        return min(self.window_size, height), min(self.window_size, width)
+
+
+class ScalableAttention(nn.Module):
+    """SSA: keys on fewer tokens, queries and keys with C' channels instead of C.
+
+    Keys and values come from GELU(LayerNorm(r × r depth-wise convolution with stride r, then C → C')).
+    With r = 1 they come from x, and C' = C.
+    Cost, N_k = ⌈H/r⌉·⌈W/r⌉ keys: N·C·(C + C') + N_k·C'·(C + C') (projection) + r²·N_k·C + N_k·C·C'
+    (sampling, 0 if r = 1) + N·N_k·(C + C') (attention) MACs.
+
+    Args:
+        site: place in the backbone.
+        sr_ratio: reduction r of each side of the map.
+        c_ratio: C'/C, rounded down to whole heads.
+        qkv_bias: learn a bias in the query, key and value projections.
+        impl: ``eager`` or ``sdpa``.
+    """
+
+    def __init__(self, site: Site, sr_ratio: int, c_ratio: float, *, qkv_bias: bool, impl: str) -> None:
+        super().__init__()
+        self.dim, self.num_heads, self.ratio, self.impl = site.dim, site.num_heads, sr_ratio, impl
+        key_dim = max(1, int(site.head_dim * c_ratio)) if sr_ratio > 1 else site.head_dim
+        self.scale, self.scaled = key_dim**-0.5, key_dim * site.num_heads
+        self.q = nn.Linear(self.dim, self.scaled, bias=qkv_bias)
+        self.k = nn.Linear(self.scaled, self.scaled, bias=qkv_bias)
+        self.v = nn.Linear(self.scaled, self.dim, bias=qkv_bias)
+        self.reduce: nn.Sequential | None = None
+        self.norm: nn.LayerNorm | None = None
+        if sr_ratio > 1:
+            self.reduce = nn.Sequential(
+                nn.Conv2d(self.dim, self.dim, sr_ratio, stride=sr_ratio, groups=self.dim),
+                nn.Conv2d(self.dim, self.scaled, 1),
+            )
+            self.norm = nn.LayerNorm(self.scaled)
+        self.proj = nn.Linear(self.dim, self.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        y = x
+        if self.reduce is not None and self.norm is not None:
+            y = self.reduce(pad_map(x, (self.ratio, self.ratio)).permute(0, 3, 1, 2))
+            y = F.gelu(self.norm(y.permute(0, 2, 3, 1)))
+        q, k, v = (
+            t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for t in (self.q(x), self.k(y), self.v(y))
+        )  # (B, heads, tokens, channels); v has other channels than q and k
+        out = attend(q, k, v, scale=self.scale, impl=self.impl)
+        return self.proj(out.transpose(1, 2).reshape(x.shape))
+
+    def macs(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds per image on a height × width map, by phase."""
+        n, keys = height * width, -(-height // self.ratio) * -(-width // self.ratio)
+        c, scaled = self.dim, self.scaled
+        cost = {
+            "projection": (n * c + keys * scaled) * (c + scaled),
+            "attention": n * keys * (c + scaled),
+        }
+        if self.reduce is not None:
+            cost["sampling"] = self.ratio**2 * keys * c + keys * c * scaled
+        return cost
+
+    def parameter_count(self) -> int:
+        """(C + C')² + C, C + 2·C' for the qkv bias, (r² + 1)·C + (C + 3)·C' for the reduction."""
+        c, s = self.dim, self.scaled
+        reduction = (self.ratio**2 + 1) * c + (c + 3) * s if self.reduce is not None else 0
+        return (c + s) * c + (c + s) * s + c + (c + 2 * s if self.q.bias is not None else 0) + reduction
+
+    def support(self, height: int, width: int) -> Tensor:
+        """(N, N) bool: all, since the keys cover the map."""
+        n = height * width
+        return torch.ones(n, n, dtype=torch.bool)
+
+
+@register_mechanism(
+    "interactive_window",
+    title="Interactive window",
+    paper="arXiv:2203.10790",
+    year=2022,
+    pattern="static",
+    complexity="O(N^2)",
+    impls=("eager", "sdpa"),
+    per_stage={"window_size": 7, "sr_ratio": (8, 4, 2, 1), "c_ratio": (1.25, 1.25, 1.25, 1.0)},
+)
+class InteractiveWindowAttention(nn.Module):
+    """Even blocks attend inside interactive windows (IWSA), odd ones to the whole map, scaled (SSA).
+
+    Cost: see :class:`InteractiveWindows` and :class:`ScalableAttention`.
+
+    Args:
+        site: place in the backbone; the block's parity chooses between IWSA and SSA.
+        kind: ``iwsa`` or ``ssa``; ``None`` for IWSA in even blocks and SSA in odd ones.
+        window_size: side of IWSA's windows.
+        sr_ratio: r, by which SSA reduces each side of the map for keys and values.
+        c_ratio: by which SSA scales the channels of queries and keys, if r > 1.
+        qkv_bias: learn a bias in the query, key and value projections.
+        impl: ``eager`` or ``sdpa``.
+
+    Raises:
+        ValueError: ``kind`` is unknown, or ``window_size``, ``sr_ratio`` or ``c_ratio`` is not positive.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        kind: str | None = None,
+        window_size: int = 7,
+        sr_ratio: int = 1,
+        c_ratio: float = 1.25,
+        qkv_bias: bool = True,
+        impl: str = "eager",
+    ) -> None:
+        super().__init__()
+        kind = ("iwsa", "ssa")[site.block % 2] if kind is None else kind
+        if kind not in ("iwsa", "ssa"):
+            raise ValueError(f"kind must be 'iwsa', 'ssa' or None, got {kind!r}")
+        if window_size < 1 or sr_ratio < 1 or c_ratio <= 0:
+            raise ValueError(
+                "window_size, sr_ratio and c_ratio must be positive, "
+                f"got {window_size}, {sr_ratio} and {c_ratio}"
+            )
+        self.attention: InteractiveWindows | ScalableAttention
+        if kind == "iwsa":
+            self.attention = InteractiveWindows(site, window_size, qkv_bias=qkv_bias, impl=impl)
+        else:
+            self.attention = ScalableAttention(site, sr_ratio, c_ratio, qkv_bias=qkv_bias, impl=impl)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        return self.attention(x)
+
+    def macs(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds per image on a height × width map, by phase."""
+        return self.attention.macs(height, width)
+
+    def parameter_count(self) -> int:
+        """Learned parameters; see the two parts."""
+        return self.attention.parameter_count()
+
+    def support(self, height: int, width: int) -> Tensor:
+        """(N, N) bool: IWSA tokens of one window and neighbours, SSA all."""
+        return self.attention.support(height, width)
