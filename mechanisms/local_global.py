@@ -1,0 +1,92 @@
+"""Local and global relations: a learned 5 × 5 neighbourhood in early stages, full attention in late ones.
+
+Paper: Li et al., 2022, "UniFormer: Unifying Convolution and Self-Attention for Visual Recognition",
+arXiv:2201.09450.
+Code: written from the paper, section 3.2 (MHRA); no golden exists, it is checked against dense references.
+Settings: UniFormer-S, local in the first two stages and global in the last two; the layout's dims and heads
+(of 32 channels, where UniFormer-S has 64).
+Differs from the paper: only MHRA is here; the block's dynamic position embedding (3 × 3 depth-wise, before
+the norm) and its batch norms belong to the block, which the frame fixes. The local affinity is one
+parameter per channel and offset, as in the official code, and carries its convolution's bias.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.mechanisms._attend import attend, split_heads
+from attnbench.mechanisms._local import DepthwiseConv, neighbours
+from attnbench.registry import Site, register_mechanism
+
+
+@register_mechanism(
+    "local_global",
+    title="Local-global (UniFormer)",
+    paper="arXiv:2201.09450",
+    year=2022,
+    pattern="static",
+    complexity="O(N^2)",
+    impls=("eager", "sdpa"),
+    per_stage={"kind": ("local", "local", "global", "global")},
+)
+class LocalGlobalAttention(nn.Module):
+    """Values aggregated by a learned affinity to near positions, or by attention over all tokens.
+
+    Cost: local 2·N·C² (projection) + k²·N·C (local) MACs; global 4·N·C² (projection) + 2·N²·C (attention).
+
+    Args:
+        site: place in the backbone; stages 0 and 1 are local unless ``kind`` says otherwise.
+        kind: ``local``, ``global``, or ``None`` for the rule above.
+        kernel_size: odd side k of the local neighbourhood.
+        qkv_bias: learn a bias in the query, key and value projections; local: in the value projection.
+        impl: ``eager`` or ``sdpa``; without effect if local.
+
+    Raises:
+        ValueError: ``kind`` is unknown, or ``kernel_size`` is even or not positive.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        kind: str | None = None,
+        kernel_size: int = 5,
+        qkv_bias: bool = True,
+        impl: str = "eager",
+    ) -> None:
+        super().__init__()
+        kind = ("local" if site.stage < 2 else "global") if kind is None else kind
+        if kind not in ("local", "global"):
+            raise ValueError(f"kind must be 'local', 'global' or None, got {kind!r}")
+        self.dim, self.num_heads, self.head_dim = site.dim, site.num_heads, site.head_dim
+        self.impl = impl
+        self.local = DepthwiseConv(self.dim, kernel_size) if kind == "local" else None
+        self.qkv = nn.Linear(self.dim, self.dim * (1 if self.local else 3), bias=qkv_bias)
+        self.proj = nn.Linear(self.dim, self.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        if self.local is not None:
+            return self.proj(self.local(self.qkv(x)))
+        q, k, v = split_heads(self.qkv(x).flatten(1, 2), self.num_heads)  # each (B, heads, N, d)
+        out = attend(q, k, v, scale=self.head_dim**-0.5, impl=self.impl)
+        return self.proj(out.transpose(1, 2).reshape(x.shape))
+
+    def macs(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds per image on a height × width map, by phase."""
+        n, c = height * width, self.dim
+        if self.local is not None:
+            return {"projection": 2 * n * c**2, "local": self.local.macs(height, width)}
+        return {"projection": 4 * n * c**2, "attention": 2 * n**2 * c}
+
+    def parameter_count(self) -> int:
+        """Local 2·C² + (k² + 2)·C, C for the bias; global 4·C² + C, 3·C for the bias."""
+        c, parts = self.dim, 1 if self.local is not None else 3
+        own = (parts + 1) * c**2 + c + (parts * c if self.qkv.bias is not None else 0)
+        return own + (self.local.parameter_count() if self.local is not None else 0)
+
+    def support(self, height: int, width: int) -> Tensor:
+        """(N, N) bool: local the k × k neighbours, global all."""
+        if self.local is not None:
+            return neighbours(height, width, self.local.kernel_size)
+        n = height * width
+        return torch.ones(n, n, dtype=torch.bool)
