@@ -136,16 +136,17 @@ def run(
 
 def _run(chosen: dict[str, Any], named: bool, device: str, batch: int, preset: str) -> None:
     """The part of ``run`` that needs torch; ``named``: the user chose the mechanisms."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler chats on stderr otherwise
-    from attnbench.harness import environment, runner
+    for variable, value in {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}.items():
+        os.environ.setdefault(variable, value)  # torch's profiler chats on stderr otherwise
+    from attnbench.harness import environment, plan, runner
     from attnbench.progress import make_progress
 
     where = environment.resolve_device(device)
     batch = batch or (64 if where.type == "cuda" else 1)
     chosen["mechanisms"] = tuple(
-        runner.usable(chosen["mechanisms"], chosen["impl"], chosen["options"], skip=not named, say=_warn)
+        plan.usable(chosen["mechanisms"], chosen["impl"], chosen["options"], skip=not named, say=_warn)
     )
-    request = runner.Request(**chosen, device=where, batch_size=batch, preset=runner.PRESETS[preset])
+    request = plan.Request(**chosen, device=where, batch_size=batch, preset=plan.PRESETS[preset])
     with make_progress() as progress:
         summary = runner.run(request, progress)
     click.echo(_ablation(chosen["out"] / "records", "md", chosen["layout"], chosen["resolution"], str(where)))

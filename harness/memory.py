@@ -35,7 +35,8 @@ def measure(
         step()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device), CUDA_METHOD
-    held = inputs + _bytes(model)
+    held = inputs + _held(model)
+    model.zero_grad(set_to_none=True)  # the profiler does not see what was allocated before it being freed
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profiler:
@@ -43,12 +44,12 @@ def measure(
     return held + _peak(profiler), CPU_METHOD
 
 
-def _bytes(model: nn.Module) -> int:
-    """Weights and buffers, gradients left by the last step, and AdamW's two moments where there are any."""
+def _held(model: nn.Module) -> int:
+    """Weights and buffers, and AdamW's two moments of each weight that the last step gave a gradient."""
     tensors = [*model.parameters(), *model.buffers()]
     weights = sum(t.untyped_storage().nbytes() for t in tensors)
-    gradients = sum(p.grad.untyped_storage().nbytes() for p in model.parameters() if p.grad is not None)
-    return weights + 3 * gradients
+    trained = sum(p.untyped_storage().nbytes() for p in model.parameters() if p.grad is not None)
+    return weights + 2 * trained
 
 
 def _peak(profiler: torch.profiler.profile) -> int:

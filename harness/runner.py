@@ -1,9 +1,9 @@
-"""From a request to records: plan the cells, skip what is measured, measure the rest, write each down."""
+"""From cells to records: skip what is measured, measure the rest, write each down."""
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,50 +13,11 @@ import torch
 
 from attnbench import store
 from attnbench.errors import AttnbenchError
-from attnbench.harness import accuracy, environment, macs, memory, parameters, throughput
+from attnbench.harness import accuracy, costs, environment, memory, parameters, throughput
 from attnbench.harness.backbone import Backbone, create_model, executed_impl
+from attnbench.harness.plan import Request, plan
 from attnbench.harness.setting import Setting, make_batch, make_step
-from attnbench.harness.train import Recipe
-from attnbench.layouts import get_layout
 from attnbench.record import Cell, Measurement
-from attnbench.registry import get
-
-ACCURACY_LAYOUT = "swin_pico"
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How thoroughly to measure. ``budget_s`` is the time for one group of interleaved candidates."""
-
-    name: str
-    effort: throughput.Effort
-    recipe: Recipe
-
-
-PRESETS = {
-    "quick": Preset("quick", throughput.Effort(1, 3, 15, 12.0), Recipe(epochs=5)),
-    "full": Preset("full", throughput.Effort(5, 15, 200, 180.0), Recipe(epochs=40)),
-}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What ``attnbench run`` was asked for; see its help for the meaning of each field."""
-
-    mechanisms: tuple[str, ...]
-    metrics: tuple[str, ...]
-    layout: str
-    device: torch.device
-    precisions: tuple[str, ...]
-    modes: tuple[str, ...]
-    batch_size: int
-    resolution: int
-    impl: str
-    options: dict[str, Any]
-    seed: int
-    preset: Preset
-    out: Path
-    force: bool = False
 
 
 class Progress(Protocol):
@@ -85,73 +46,6 @@ class Summary:
     path: Path = Path()
 
 
-def plan(request: Request) -> Iterator[Cell]:
-    """The cells of a request, in the order in which they are measured."""
-    machine = environment.machine(request.device)
-    for metric in request.metrics:
-        for mechanism in request.mechanisms:
-            base: dict[str, Any] = {
-                "mechanism": mechanism,
-                "layout": request.layout,
-                "metric": metric,
-                "resolution": request.resolution,
-                "impl": request.impl,
-                "options": request.options,
-                "source": get(mechanism).digest(),
-            }
-            if metric in ("params", "macs"):
-                # the same on every machine: neither device nor versions are part of the key
-                yield Cell(**base, device="meta")
-                continue
-            base |= {
-                "seed": request.seed,
-                "device": str(request.device),
-                "machine": machine,
-                "torch": torch.__version__,
-            }
-            if metric == "accuracy":
-                base |= {"layout": ACCURACY_LAYOUT, "resolution": get_layout(ACCURACY_LAYOUT).img_size}
-                base |= {"preset": request.preset.name, "batch_size": request.preset.recipe.batch_size}
-                yield Cell(**base, mode="train")
-                continue
-            if metric == "throughput":
-                base["preset"] = request.preset.name
-            for mode in request.modes:
-                for precision in request.precisions:
-                    yield Cell(**base, mode=mode, precision=precision, batch_size=request.batch_size)
-
-
-def usable(
-    mechanisms: Iterable[str],
-    impl: str,
-    options: dict[str, Any],
-    *,
-    skip: bool,
-    say: Callable[[str], None],
-) -> Iterator[str]:
-    """Those of the mechanisms that import and can be built so, known before the first hour.
-
-    Args:
-        mechanisms: names.
-        impl: implementation asked for.
-        options: of the mechanisms.
-        skip: pass over one that cannot be used and ``say`` why; otherwise raise.
-
-    Raises:
-        AttnbenchError: a file fails to import, an option is wrong, or the implementation cannot run here.
-    """
-    for name in mechanisms:
-        try:
-            with torch.device("meta"):
-                create_model("swin_pico", name, impl=impl, **options)
-        except AttnbenchError as error:
-            if not skip:
-                raise
-            say(f"{name} is left out: {error}")
-        else:
-            yield name
-
-
 def run(request: Request, progress: Progress) -> Summary:
     """Measure every cell of a request that has no record yet.
 
@@ -173,12 +67,11 @@ def run(request: Request, progress: Progress) -> Summary:
     recorder = _Recorder(request, records, summary)
     for metric in request.metrics:
         chosen = [cell for cell in todo if cell.metric == metric]
-        if not chosen:
-            continue
         if metric == "throughput":
+            kept = _Kept(most=len(request.mechanisms))
             for group in _groups(chosen):
-                _throughput(group, request, recorder, progress)
-        else:
+                _throughput(group, request, kept, recorder, progress)
+        elif chosen:
             _one_by_one(metric, chosen, request, recorder, progress)
     return summary
 
@@ -210,10 +103,11 @@ def _one_by_one(
     metric: str, cells: list[Cell], request: Request, recorder: _Recorder, progress: Progress
 ) -> None:
     title, measure = _MEASURES[metric]
+    kept = _Kept(most=1)
     progress.phase(title, len(cells))
     for cell in cells:
         try:
-            found = measure(cell, request)
+            found = measure(cell, request, kept)
         except Exception as error:
             recorder.fail(cell, error)
         else:
@@ -226,33 +120,36 @@ def _model(cell: Cell, impl: str | None = None) -> Backbone:
     return create_model(cell.layout, cell.mechanism, impl=impl or cell.impl, **cell.options)
 
 
-def _params(cell: Cell, request: Request) -> list[Measurement]:
+@dataclass
+class _Kept:
+    """Models built before, for cells that differ in mode and precision only: building one is slow."""
+
+    most: int
+    models: dict[str, Backbone] = field(default_factory=dict)
+
+    def get(self, cell: Cell) -> Backbone:
+        """The model of a cell, without gradients of an earlier use."""
+        same = cell.model_copy(update={"mode": "", "precision": ""}).key()
+        if same not in self.models:
+            while len(self.models) >= self.most:
+                self.models.pop(next(iter(self.models)))
+            self.models[same] = _model(cell)
+        self.models[same].zero_grad(set_to_none=True)
+        return self.models[same]
+
+
+def _params(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
     with torch.device("meta"):
         model = _model(cell, "eager")
     return [Measurement.of(cell, "parameters", parameters.measure(model), "parameters")]
 
 
-def _macs(cell: Cell, request: Request) -> list[Measurement]:
-    """Formula and counter, on the eager implementation: the definition, free of what others issue on top."""
-    with torch.device("meta"):
-        model = _model(cell, "eager").eval()
-        image = torch.empty(1, model.layout.in_chans, cell.resolution, cell.resolution)
-    counted = macs.count(model, image)
-    found = [Measurement.of(cell, "macs_counted", counted, "MACs", implementation="eager")]
-    try:
-        phases = model.macs(cell.resolution, cell.resolution)
-    except AttnbenchError as error:
-        return [*found, Measurement.of(cell, "macs", None, "MACs", status="failed", reason=str(error))]
-    total = sum(phases.values())
-    problem: dict[str, Any] = {}
-    if total != counted:
-        reason = f"the formula gives {total} MACs, torch's counter {counted}; they must agree"
-        problem = {"status": "failed", "reason": reason}
-    return [*found, Measurement.of(cell, "macs", total, "MACs", details={"phases": phases}, **problem)]
+def _macs(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
+    return costs.measure(cell, lambda impl: _model(cell, impl))
 
 
-def _memory(cell: Cell, request: Request) -> list[Measurement]:
-    model = _model(cell)
+def _memory(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
+    model = kept.get(cell)
     setting = _setting(cell, request)
     step = make_step(model, model.layout, setting)
     inputs = sum(t.nbytes for t in make_batch(model.layout, setting))
@@ -269,7 +166,7 @@ def _memory(cell: Cell, request: Request) -> list[Measurement]:
     ]
 
 
-def _accuracy(cell: Cell, request: Request) -> list[Measurement]:
+def _accuracy(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
     model = _model(cell)
     percent, details = accuracy.measure(
         model, cell.resolution, request.preset.recipe, request.device, cell.seed
@@ -277,7 +174,7 @@ def _accuracy(cell: Cell, request: Request) -> list[Measurement]:
     return [Measurement.of(cell, "top1", percent, "%", implementation=executed_impl(model), details=details)]
 
 
-_MEASURES: dict[str, tuple[str, Callable[[Cell, Request], list[Measurement]]]] = {
+_MEASURES: dict[str, tuple[str, Callable[[Cell, Request, _Kept], list[Measurement]]]] = {
     "params": ("parameters", _params),
     "macs": ("MACs", _macs),
     "memory": ("peak memory", _memory),
@@ -297,7 +194,9 @@ def _groups(cells: list[Cell]) -> list[list[Cell]]:
     return list(groups.values())
 
 
-def _throughput(group: list[Cell], request: Request, recorder: _Recorder, progress: Progress) -> None:
+def _throughput(
+    group: list[Cell], request: Request, kept: _Kept, recorder: _Recorder, progress: Progress
+) -> None:
     """Measure one group; its blocks are kept in a journal, so that a killed run goes on where it was."""
     by_key = {cell.key(): cell for cell in group}
     journal = request.out / "blocks" / recorder.path.name
@@ -309,7 +208,7 @@ def _throughput(group: list[Cell], request: Request, recorder: _Recorder, progre
     models: dict[str, Backbone] = {}
     for key, cell in by_key.items():
         try:
-            model = _model(cell)
+            model = kept.get(cell)
             step = make_step(model, model.layout, _setting(cell, request))
             repeats[key] = throughput.warm_up(step, clock, effort.warmup)
         except Exception as error:

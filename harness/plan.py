@@ -1,0 +1,121 @@
+"""From a request to cells: what is to be measured, in which order, by which effort."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attnbench.errors import AttnbenchError
+from attnbench.harness import environment
+from attnbench.harness.backbone import create_model
+from attnbench.harness.throughput import Effort
+from attnbench.harness.train import Recipe
+from attnbench.layouts import get_layout
+from attnbench.record import Cell
+from attnbench.registry import get
+
+ACCURACY_LAYOUT = "swin_pico"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How thoroughly to measure. ``budget_s`` is the time for one group of interleaved candidates."""
+
+    name: str
+    effort: Effort
+    recipe: Recipe
+
+
+PRESETS = {
+    "quick": Preset("quick", Effort(1, 3, 15, 12.0), Recipe(epochs=5)),
+    "full": Preset("full", Effort(5, 15, 200, 180.0), Recipe(epochs=40)),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``attnbench run`` was asked for; see its help for the meaning of each field."""
+
+    mechanisms: tuple[str, ...]
+    metrics: tuple[str, ...]
+    layout: str
+    device: torch.device
+    precisions: tuple[str, ...]
+    modes: tuple[str, ...]
+    batch_size: int
+    resolution: int
+    impl: str
+    options: dict[str, Any]
+    seed: int
+    preset: Preset
+    out: Path
+    force: bool = False
+
+
+def plan(request: Request) -> Iterator[Cell]:
+    """The cells of a request, in the order in which they are measured."""
+    machine = environment.machine(request.device)
+    for metric in request.metrics:
+        for mechanism in request.mechanisms:
+            base: dict[str, Any] = {
+                "mechanism": mechanism,
+                "layout": request.layout,
+                "metric": metric,
+                "resolution": request.resolution,
+                "impl": request.impl,
+                "options": request.options,
+                "source": get(mechanism).digest(),
+            }
+            if metric in ("params", "macs"):
+                # the same on every machine: neither device nor versions are part of the key
+                yield Cell(**base, device="meta")
+                continue
+            base |= {
+                "seed": request.seed,
+                "device": str(request.device),
+                "machine": machine,
+                "torch": torch.__version__,
+            }
+            if metric == "accuracy":
+                base |= {"layout": ACCURACY_LAYOUT, "resolution": get_layout(ACCURACY_LAYOUT).img_size}
+                base |= {"preset": request.preset.name, "batch_size": request.preset.recipe.batch_size}
+                yield Cell(**base, mode="train")
+                continue
+            if metric == "throughput":
+                base["preset"] = request.preset.name
+            for mode in request.modes:
+                for precision in request.precisions:
+                    yield Cell(**base, mode=mode, precision=precision, batch_size=request.batch_size)
+
+
+def usable(
+    mechanisms: Iterable[str],
+    impl: str,
+    options: dict[str, Any],
+    *,
+    skip: bool,
+    say: Callable[[str], None],
+) -> Iterator[str]:
+    """Those of the mechanisms that import and can be built so, known before the first hour.
+
+    Args:
+        mechanisms: names.
+        impl: implementation asked for.
+        options: of the mechanisms.
+        skip: pass over one that cannot be used and ``say`` why; otherwise raise.
+
+    Raises:
+        AttnbenchError: a file fails to import, an option is wrong, or the implementation cannot run here.
+    """
+    for name in mechanisms:
+        try:
+            with torch.device("meta"):
+                create_model("swin_pico", name, impl=impl, **options)
+        except AttnbenchError as error:
+            if not skip:
+                raise
+            say(f"{name} is left out: {error}")
+        else:
+            yield name
