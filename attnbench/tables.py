@@ -28,13 +28,15 @@ if not _PUBLISHED.is_file():  # a checkout without symbolic links, not installed
 class Column:
     """A column: its name in a CSV, its heading, and how its raw value is shown.
 
-    ``digits`` after the point, of the value over ``scale``; −1 for as many as the source prints.
+    ``digits`` after the point, of the value over ``scale``; −1 for as many as the source prints. A column
+    that is ``csv_only`` is shown elsewhere only if one of its values is refused, with the reason.
     """
 
     name: str
     heading: str
     scale: float = 1.0
     digits: int = 0
+    csv_only: bool = False
 
     def show(self, value: object) -> str:
         """The value as a table prints it."""
@@ -53,6 +55,8 @@ class Table:
     columns: list[Column]
     raw: pd.DataFrame
     marks: dict[tuple[str, str], int] = field(default_factory=dict)
+    at_least: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Counts that are lower bounds, with the operators that have no formula."""
     notes: list[str] = field(default_factory=list)
     title: str = ""
     layout: str | None = None
@@ -128,13 +132,20 @@ def _column(cell: Cell, name: str) -> Column:
         "parameters": Column("parameters", "Params (M)", 1e6, 2),
         "macs": Column("macs", "MACs (G)", 1e9, 4),
         "macs_counted": Column("macs_counted", "MACs counted (G)", 1e9, 4),
+        **{f"macs_{kind}": _macs_column(kind) for kind in _MORE_MACS},
         "peak_memory": Column(f"peak_memory_{mode}_{precision}_bytes", f"Memory {setting} (MiB)", 2**20, 0),
         "throughput": Column(f"images_per_s_{mode}_{precision}", f"Images/s {setting}", 1, 1),
         "top1": Column(f"top1_{cell.layout}_percent", f"Top-1 {cell.layout} (%)", 1, 1),
     }[name]
 
 
-_ORDER = ("parameters", "macs", "macs_counted", "peak_memory", "throughput", "top1")
+def _macs_column(kind: str) -> Column:
+    return Column(f"macs_{kind}", f"MACs {kind.replace('_', ' ')} (G)", 1e9, 4, csv_only=True)
+
+
+_MORE_MACS = ("issued", "useful", "dense", "backward", "backward_counted")
+_ALL_MACS = ("macs", "macs_counted", *(f"macs_{kind}" for kind in _MORE_MACS))
+_ORDER = ("parameters", *_ALL_MACS, "peak_memory", "throughput", "top1")
 _FAILED_AS = {"params": "parameters", "memory": "peak_memory", "accuracy": "top1"}
 
 
@@ -162,9 +173,10 @@ def _fill(table: Table, records: Sequence[Measurement]) -> None:
             row = m.cell.row
             values.setdefault(row, {})[column.name] = m.value if m.status == "ok" else None
             table.marks.pop((row, column.name), None)
-            if m.status != "ok":
+            _bound(table, row, column, m)
+            if m.status != "ok" and (m.value is not None or not column.csv_only):
                 _mark(table, row, column.name, f"{m.status.replace('_', ' ')}: {m.reason}")
-            elif m.implementation and column.name.startswith(("images", "peak", "top1")):
+            elif m.status == "ok" and m.implementation and column.name.startswith(("images", "peak", "top1")):
                 implementations.setdefault(row, set()).add(m.implementation)
         conditions[newest] += 1
     rows = sorted(values, key=_table_5_order)
@@ -173,6 +185,8 @@ def _fill(table: Table, records: Sequence[Measurement]) -> None:
         cells = [values[row].get(column.name) for row in rows]
         whole = all(isinstance(value, int) for value in cells if value is not None)
         frame[column.name] = pd.array(cells, dtype="Int64" if whole else "Float64")
+        if column.name == "macs_counted":
+            frame["macs_lower_bound"] = [_unknown_operators(table, row) for row in rows]
     if any(implementations.values()):
         table.columns.append(Column("implementation", "Implementation"))
         frame["implementation"] = [" ".join(sorted(implementations.get(row, ()))) or None for row in rows]
@@ -180,6 +194,24 @@ def _fill(table: Table, records: Sequence[Measurement]) -> None:
     table.notes += [f"Conditions: {text}." for text in conditions if text]
     if left_out:
         table.notes.append(f"{left_out} older records under other conditions are not shown.")
+
+
+def _bound(table: Table, row: str, column: Column, m: Measurement) -> None:
+    """Note that a count is a lower bound, or that a formula stands beside one."""
+    table.at_least.pop((row, column.name), None)
+    if m.details.get("lower_bound"):
+        table.at_least[row, column.name] = m.details["uncounted"]
+        if not column.csv_only:
+            names = ", ".join(m.details["uncounted"])
+            _mark(table, row, column.name, f"lower bound: no formula is known for {names}")
+    elif m.details.get("unconfirmed"):
+        _mark(table, row, column.name, "by the mechanism's formula alone; the count is a lower bound")
+
+
+def _unknown_operators(table: Table, row: str) -> str | None:
+    """Operators that make a count of a row a lower bound, separated by spaces."""
+    known = {operator for (r, _), operators in table.at_least.items() if r == row for operator in operators}
+    return " ".join(sorted(known)) or None
 
 
 def _conditions(cell: Cell) -> str:
@@ -246,10 +278,16 @@ def _shown(table: Table) -> pd.DataFrame:
     """The table as strings, with headings and footnote marks."""
     shown = pd.DataFrame({"Attention": [_title(row) for row in table.raw.index]})
     for column in table.columns:
-        if column.name == "macs_counted" and "macs" in table.raw and _agree(table.raw):
-            continue  # said twice would be noise; a CSV has both
-        cells = [column.show(value) for value in table.raw[column.name]]
         marks = [table.marks.get((row, column.name)) for row in table.raw.index]
+        if column.csv_only and not any(marks):
+            continue
+        if column.name == "macs_counted" and not any(marks) and "macs" in table.raw and _agree(table.raw):
+            continue  # said twice would be noise; a CSV has both
+        bounds = [(row, column.name) in table.at_least for row in table.raw.index]
+        cells = [
+            f"≥ {column.show(value)}" if bound else column.show(value)
+            for value, bound in zip(table.raw[column.name], bounds, strict=True)
+        ]
         shown[column.heading] = [
             f"{cell} [{mark}]" if mark else cell for cell, mark in zip(cells, marks, strict=True)
         ]
@@ -294,7 +332,7 @@ def _latex(table: Table, shown: pd.DataFrame) -> str:
     return f"{head}{body}\\par\\footnotesize {notes}\n\\end{{table}}\n"
 
 
-_LATEX = {"—": "---", "–": "--", "×": r"$\times$", "²": "$^2$", "…": r"\ldots{}"}
+_LATEX = {"≥": r"$\geq$", "—": "---", "–": "--", "×": r"$\times$", "²": "$^2$", "…": r"\ldots{}"}
 _LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 

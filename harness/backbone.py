@@ -5,6 +5,7 @@ and so are the parameter names (see :mod:`attnbench.harness.checkpoints`).
 Source: Liu et al., 2021, "Swin Transformer", arXiv:2103.14030, section 3.1.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -112,20 +113,67 @@ class Backbone(nn.Module):
         Raises:
             AttnbenchError: the mechanism declares no formula (no method ``macs``).
         """
+        return self._cost(height, width, _formula)
+
+    def macs_backward(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds of the gradients of all parameters, by phase; the image needs none.
+
+        Each product costs twice what it does forward, once for either factor. Phases named ``routing``
+        choose and have no gradient. Where this does not hold, a mechanism has a method
+        ``macs_backward(height, width)`` that gives its phases.
+        """
+        cost = self._cost(height, width, _backward)
+        forward = self.macs(height, width)
+        twice = {phase: 2 * forward[phase] for phase in ("mlp", "merging", "head")}
+        return {**cost, **twice, "patch_embed": forward["patch_embed"]}
+
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds inside the pattern, by phase: without masked pairs of queries and keys, and padding.
+
+        They are those of the formula, unless the mechanism has a method ``macs_useful(height, width)``.
+        """
+        return self._cost(height, width, lambda attention, site: _formula(attention, site, "macs_useful"))
+
+    def macs_dense(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds if every phase ``attention`` were full attention, 2·N²·C."""
+
+        def dense(attention: nn.Module, site: Site) -> dict[str, int]:
+            cost = dict(_formula(attention, site))
+            if "attention" in cost:
+                cost["attention"] = 2 * (site.height * site.width) ** 2 * site.dim
+            return cost
+
+        return self._cost(height, width, dense)
+
+    def _cost(
+        self, height: int, width: int, of_attention: Callable[[nn.Module, Site], dict[str, int]]
+    ) -> dict[str, int]:
         layout, sizes = self.layout, self.layout.map_sizes(height, width)
         patch = layout.in_chans * layout.patch_size**2
         cost = {"patch_embed": sizes[0][0] * sizes[0][1] * patch * layout.embed_dim, "mlp": 0, "merging": 0}
         for site, attention in zip(layout.sites(height, width), self.attentions(), strict=True):
-            formula = getattr(attention, "macs", None)
-            if formula is None:
+            if not hasattr(attention, "macs"):
                 raise AttnbenchError(f"{self.mechanism} has no method macs(height, width): no formula")
-            for phase, macs in formula(site.height, site.width).items():
+            for phase, macs in of_attention(attention, site).items():
                 cost[phase] = cost.get(phase, 0) + macs
             cost["mlp"] += 2 * site.height * site.width * site.dim * int(site.dim * layout.mlp_ratio)
         for stage, (rows, columns) in enumerate(sizes[1:], start=1):
             cost["merging"] += rows * columns * 4 * layout.dim(stage - 1) * layout.dim(stage)
         cost["head"] = layout.dim(len(sizes) - 1) * layout.num_classes
         return cost
+
+
+def _formula(attention: Any, site: Site, method: str = "macs") -> dict[str, int]:
+    """What a module declares it costs at a site; ``macs`` where it lacks the other method."""
+    formula: Callable[[int, int], dict[str, int]] = getattr(attention, method, None) or attention.macs
+    return formula(site.height, site.width)
+
+
+def _backward(attention: Any, site: Site) -> dict[str, int]:
+    if hasattr(attention, "macs_backward"):
+        return attention.macs_backward(site.height, site.width)
+    forward = _formula(attention, site)
+    return {phase: 0 if phase == "routing" else 2 * macs for phase, macs in forward.items()}
 
 
 def create_model(layout: str, mechanism: str, *, impl: str = "auto", **options: Any) -> Backbone:

@@ -1,11 +1,14 @@
-"""Multiply-adds (MACs): by the mechanisms' formulas, and as torch's counter sees them.
+"""Multiply-adds (MACs): as torch's counter sees them, forward and backward.
 
 A MAC is one multiplication with one addition. Papers on vision transformers, and fvcore, call these
-"FLOPs"; torch's ``FlopCounterMode`` counts two per MAC. Matrix products and convolutions count;
-softmax, norms, biases, activations, pooling, gathers and interpolation do not.
+"FLOPs"; torch's ``FlopCounterMode`` counts two per MAC. What is counted, and which operators make a count
+a lower bound, is told in :mod:`attnbench.harness.census`; the formulas that a count is compared with are
+those of :meth:`attnbench.harness.backbone.Backbone.macs`.
 """
 
 import functools
+import warnings
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +17,69 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.errors import AttnbenchError
+from attnbench.harness.census import Census
+from attnbench.harness.formulas import formulas
+
+
+@dataclass(frozen=True)
+class Count:
+    """MACs that were counted; a lower bound if an operator was met that has no formula.
+
+    Args:
+        macs: of one pass.
+        uncounted: operators without a formula, in alphabetical order.
+    """
+
+    macs: int
+    uncounted: tuple[str, ...] = ()
+
+
+class UncountedError(AttnbenchError):
+    """A count is a lower bound, where a number was asked for."""
+
+
+class NoShapeRuleError(AttnbenchError):
+    """The model does not run on meta tensors, after an operator without a formula was met."""
 
 
 def count(model: nn.Module, image: Tensor) -> int:
     """MACs of one forward pass, by torch's counter. Use meta tensors: they cost no memory or time.
 
+    Raises:
+        UncountedError: an operator without a formula was met; :func:`count_forward` gives a lower bound.
+        AttnbenchError: the counter fails its self-test with this torch.
+    """
+    found = count_forward(model, image)
+    if found.uncounted:
+        raise UncountedError(
+            f"at least {found.macs} MACs: no formula is known for {', '.join(found.uncounted)}; register one "
+            "with torch.utils.flop_counter.register_flop_formula"
+        )
+    return found.macs
+
+
+def count_forward(model: nn.Module, image: Tensor) -> Count:
+    """Count one forward pass without gradients.
+
     Fused attention is taken apart into its two matrix products, since some releases of torch count it
     as nothing on a CPU.
 
     Raises:
+        NoShapeRuleError: an operator without a formula has no rule for meta tensors; count on a CPU.
         AttnbenchError: the counter fails its self-test with this torch.
     """
     self_test()
     return _count(model, image)
+
+
+def count_backward(model: nn.Module, image: Tensor) -> Count:
+    """Count the backward pass of a training step: the gradients of all parameters, none of the image.
+
+    Raises:
+        NoShapeRuleError, AttnbenchError: as :func:`count_forward` does.
+    """
+    self_test()
+    return _count(model, image, backward=True)
 
 
 @functools.cache
@@ -36,24 +89,58 @@ def self_test() -> None:
     Raises:
         AttnbenchError: a count is wrong.
     """
-    q = torch.empty(1, 2, 5, 8, device="meta")
+    model, x = _Known(), torch.empty(2, 8, 6, 6, device="meta")
+    convolution, attention = 9 * 2 * 16 * 8, 2 * 2 * (2 * 16 * 16 * 4)
+    linear, depthwise = 2 * 16 * 8 * 8, 2 * 36 * 9 * 8
+    forward = depthwise + convolution + linear + attention
+    backward = 2 * forward - depthwise  # the input itself needs no gradient
+    for what, expected, counted in (
+        ("forward", forward, _count(model, x).macs),
+        ("backward", backward, _count(model, x, backward=True).macs),
+    ):
+        if counted != expected:
+            raise AttnbenchError(
+                f"torch {torch.__version__} counts {counted} MACs {what} where there are {expected}; "
+                "use another torch"
+            )
 
-    class Known(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            F.conv2d(torch.empty(1, 4, 6, 6, device="meta"), torch.empty(4, 1, 3, 3, device="meta"), groups=4)
-            return F.scaled_dot_product_attention(x, x, x)
 
-    expected = 2 * (2 * 5 * 5 * 8) + 4 * 4 * 4 * 9
-    counted = _count(Known(), q)
-    if counted != expected:
-        raise AttnbenchError(
-            f"torch {torch.__version__} counts {counted} MACs where there are {expected}; use another torch"
-        )
+class _Known(nn.Module):
+    """A depth-wise and a grouped convolution, a linear layer and fused attention of two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+            self.grouped = nn.Conv2d(8, 8, 3, groups=8)
+            self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.grouped(self.depthwise(x)).flatten(2).transpose(1, 2)  # (2, 16, 8)
+        x = self.linear(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        return F.scaled_dot_product_attention(x, x, x)
 
 
-def _count(model: nn.Module, image: Tensor) -> int:
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model(image)
-    flops = counter.get_total_flops()
-    return flops // 2
+def _count(model: nn.Module, image: Tensor, backward: bool = False) -> Count:
+    counter = FlopCounterMode(display=False, custom_mapping=formulas())
+    census = Census(counter.flop_registry)
+
+    def flops() -> int:
+        return counter.get_total_flops() + census.flops
+
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(backward):
+        warnings.simplefilter("ignore")  # of what is run, not of the counting
+        try:
+            with counter, census:
+                output = model(image)
+                before = 0
+                if backward:
+                    before = flops()
+                    census.uncounted.clear()
+                    output.sum().backward()
+        except Exception as error:
+            if census.uncounted and image.device.type == "meta":
+                names = ", ".join(census.uncounted)
+                raise NoShapeRuleError(f"{names} does not run on meta tensors: {error}") from error
+            raise
+    return Count((flops() - before) // 2, tuple(sorted(census.uncounted)))
