@@ -327,7 +327,7 @@ def _latex(table: Table, shown: pd.DataFrame) -> str:
     safe = shown.map(_escape_latex)
     safe.columns = pd.Index([_escape_latex(heading) for heading in shown.columns])
     body = safe.style.hide(axis="index").to_latex(hrules=True, column_format="l" + "r" * (safe.shape[1] - 1))
-    notes = r" \\ ".join(f"[{n}] {_escape_latex(note)}" for n, note in enumerate(table.notes, start=1))
+    notes = "\\par\n".join(f"[{n}] {_escape_latex(note)}" for n, note in enumerate(table.notes, start=1))
     head = f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{_escape_latex(table.title)}}}\n"
     return f"{head}{body}\\par\\footnotesize {notes}\n\\end{{table}}\n"
 

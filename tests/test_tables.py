@@ -82,8 +82,12 @@ def test_latex_escapes_what_latex_would_read() -> None:
     assert r"\toprule" in text
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(tmp_path: Path) -> None:
+    if (
+        shutil.which("pdflatex") is None
+        or subprocess.run(["kpsewhich", "booktabs.sty"], check=False).returncode
+    ):
+        pytest.skip("pdflatex with booktabs is not installed")
     body = tables.render(tables.ablation(RECORDS), "latex")
     preamble = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
     (tmp_path / "t.tex").write_text(preamble + body + "\\end{document}\n", encoding="utf-8")
