@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from attnbench import store
-from attnbench.errors import AttnbenchError
 from attnbench.harness import accuracy, costs, environment, memory, parameters, throughput
 from attnbench.harness.backbone import Backbone, create_model, executed_impl
 from attnbench.harness.plan import Request, plan
