@@ -102,6 +102,11 @@ class WindowPerQuery(nn.Module):
             "attention": 2 * padded * rows.slots * columns.slots * c,
         }
 
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds less those of keys that do not exist."""
+        rows, columns = (int(axis.support().sum()) for axis in self.axes(height, width))
+        return {**self.macs(height, width), "attention": 2 * rows * columns * self.dim}
+
     def parameter_count(self) -> int:
         """Learned parameters: 4·C² + C, 3·C for the qkv bias, (2·reach + 1)²·heads for the position bias."""
         c, side = self.dim, 2 * self.axes(1, 1)[0].reach + 1

@@ -1,5 +1,7 @@
 """Attention inside the windows of a map, or over its grids; padding is never attended to."""
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -61,6 +63,15 @@ def window_macs(height: int, width: int, window: tuple[int, int], dim: int) -> i
     """Multiply-adds of :func:`window_attention` per image: 2·N'·L·C, N' = tokens after padding."""
     h, w = window
     return 2 * (height + padding(height, h)) * (width + padding(width, w)) * h * w * dim
+
+
+def window_pairs(height: int, width: int, window: tuple[int, int], grid: bool = False) -> int:
+    """Pairs of a query and a key, both real, in one window or grid. Without padding, N·L."""
+    pairs = 1
+    for n, s in zip((height, width), window, strict=True):
+        groups = Counter(i % -(-n // s) if grid else i // s for i in range(n))
+        pairs *= sum(tokens**2 for tokens in groups.values())
+    return pairs
 
 
 def window_support(height: int, width: int, window: tuple[int, int], grid: bool = False) -> Tensor:

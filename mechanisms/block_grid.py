@@ -13,7 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbench.mechanisms._window_attention import window_attention, window_macs, window_support
+from attnbench.mechanisms._window_attention import (
+    window_attention,
+    window_macs,
+    window_pairs,
+    window_support,
+)
 from attnbench.mechanisms._windows import padding as missing
 from attnbench.mechanisms._windows import relative_position_index
 from attnbench.registry import Site, register_mechanism
@@ -125,6 +130,14 @@ class BlockGridAttention(nn.Module):
             "attention": window_macs(rows, columns, self._window(height, width), self.dim),
         }
 
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds less those of masked padding."""
+        cost = self.macs(height, width)
+        if self.padding == "masked":
+            pairs = window_pairs(height, width, self._window(height, width), self.grid)
+            cost["attention"] = 2 * pairs * self.dim
+        return cost
+
     def parameter_count(self) -> int:
         """Learned parameters: 4·C² + C, 3·C for the qkv bias, (2w−1)²·heads for the position bias."""
         c, (h, w) = self.dim, self.window
@@ -182,6 +195,6 @@ class BlockGridAttention(nn.Module):
             position_bias=bool(form),
             bias_form=forms[form],
             head_first=kwargs.get("head_first", True),
-            padding="official",
+            padding="official" if kwargs.get("auto_pad") else "masked",
         )
         return module, {"attn.rel_pos.relative_position_bias_table": "bias_table", "attn.": ""}

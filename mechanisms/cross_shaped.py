@@ -7,13 +7,19 @@ Differs from the official code: any map is accepted (stripes that do not fill th
 padding is masked), and so is an odd number of heads.
 """
 
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnbench.mechanisms._local import DepthwiseConv
-from attnbench.mechanisms._window_attention import window_attention, window_macs, window_support
+from attnbench.mechanisms._window_attention import (
+    window_attention,
+    window_macs,
+    window_pairs,
+    window_support,
+)
 from attnbench.mechanisms._windows import merge, pad_map, partition
 from attnbench.mechanisms._windows import padding as missing
 from attnbench.registry import Site, register_mechanism
@@ -79,6 +85,13 @@ class StripeAttention(nn.Module):
         cost = {"attention": window_macs(height, width, (h, w), self.dim)}
         if self.lepe is not None:
             cost["local"] = self.lepe.macs(height + missing(height, h), width + missing(width, w))
+        return cost
+
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds less those of masked padding."""
+        cost = {"attention": 2 * window_pairs(height, width, self.stripe(height, width)) * self.dim}
+        if self.lepe is not None:
+            cost["local"] = self.lepe.macs(height, width)
         return cost
 
     def parameter_count(self) -> int:
@@ -196,11 +209,11 @@ class CrossShapedAttention(nn.Module):
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""
-        cost = {"projection": 4 * height * width * self.dim**2}
-        for branch in self._stripes():
-            for phase, macs in branch.macs(height, width).items():
-                cost[phase] = cost.get(phase, 0) + macs
-        return cost
+        return self._sum(height, width, [branch.macs(height, width) for branch in self._stripes()])
+
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds less those of masked padding."""
+        return self._sum(height, width, [branch.macs_useful(height, width) for branch in self._stripes()])
 
     def parameter_count(self) -> int:
         """Learned parameters: 4·C² + C, 3·C for the qkv bias, 10·C for LePE, the bias tables."""
@@ -212,6 +225,12 @@ class CrossShapedAttention(nn.Module):
         """(N, N) bool: tokens that share a stripe of either direction."""
         reached = [branch.support(height, width) for branch in self._stripes()]
         return torch.stack(reached).any(0)
+
+    def _sum(self, height: int, width: int, branches: list[dict[str, int]]) -> dict[str, int]:
+        cost = Counter({"projection": 4 * height * width * self.dim**2})
+        for branch in branches:
+            cost.update(branch)
+        return dict(cost)
 
     def _stripes(self) -> list[StripeAttention]:
         return [branch for branch in self.branches if isinstance(branch, StripeAttention)]

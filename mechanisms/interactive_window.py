@@ -16,7 +16,12 @@ from torch.nn import functional as F
 
 from attnbench.mechanisms._attend import attend
 from attnbench.mechanisms._local import DepthwiseConv, neighbours
-from attnbench.mechanisms._window_attention import window_attention, window_macs, window_support
+from attnbench.mechanisms._window_attention import (
+    window_attention,
+    window_macs,
+    window_pairs,
+    window_support,
+)
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site, register_mechanism
 
@@ -56,6 +61,11 @@ class InteractiveWindows(nn.Module):
             "attention": window_macs(height, width, self._window(height, width), self.dim),
             "local": self.interact.macs(height, width),
         }
+
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds less those of masked padding."""
+        pairs = window_pairs(height, width, self._window(height, width))
+        return {**self.macs(height, width), "attention": 2 * pairs * self.dim}
 
     def parameter_count(self) -> int:
         """Learned parameters: 4·C² + 11·C, 3·C for the qkv bias."""
@@ -202,6 +212,12 @@ class InteractiveWindowAttention(nn.Module):
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""
+        return self.attention.macs(height, width)
+
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds less those of masked padding."""
+        if isinstance(self.attention, InteractiveWindows):
+            return self.attention.macs_useful(height, width)
         return self.attention.macs(height, width)
 
     def parameter_count(self) -> int:

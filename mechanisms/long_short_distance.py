@@ -9,6 +9,8 @@ Differs from the official code: a group never spans more than the map needs, pad
 and the projections run on real tokens only.
 """
 
+from collections import Counter
+
 import torch
 from torch import Tensor, nn
 
@@ -143,6 +145,21 @@ class LongShortDistanceAttention(nn.Module):
             cost["position"] = self.position.macs((gh, gw))
         return cost
 
+    def macs_backward(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds of the gradients: twice the forward pass, but the relative positions need none."""
+        cost = {phase: 2 * macs for phase, macs in self.macs(height, width).items()}
+        if self.position is not None:
+            (gh, _), (gw, _) = self._plan(height), self._plan(width)
+            cost["position"] -= (2 * gh - 1) * (2 * gw - 1) * 2 * self.position.hidden
+        return cost
+
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds less those of masked padding."""
+        pairs = 1
+        for n in (height, width):
+            pairs *= sum(tokens**2 for tokens in Counter(self._labels(n).tolist()).values())
+        return {**self.macs(height, width), "attention": 2 * pairs * self.dim}
+
     def parameter_count(self) -> int:
         """Learned parameters: 4·C² + C, 3·C for the qkv bias, those of the position bias."""
         c = self.dim
@@ -151,18 +168,19 @@ class LongShortDistanceAttention(nn.Module):
 
     def support(self, height: int, width: int) -> Tensor:
         """(N, N) bool: tokens of one group, that is of one square and equal remainders."""
-        labels = []
-        for n in (height, width):
-            group, interval = self._plan(n)
-            place = torch.arange(n)
-            labels.append(place.div(group * interval, rounding_mode="floor") * interval + place % interval)
-        rows, columns = labels
+        rows, columns = self._labels(height), self._labels(width)
         return same_label((rows[:, None] * width + columns[None, :]).flatten())
 
     def _plan(self, size: int) -> tuple[int, int]:
         """Tokens of a group along an axis of ``size`` tokens, and their interval."""
         interval = min(self.interval, size)
         return min(self.group_size, -(-size // interval)), interval
+
+    def _labels(self, size: int) -> Tensor:
+        """Group of each token of an axis."""
+        group, interval = self._plan(size)
+        place = torch.arange(size)
+        return place.div(group * interval, rounding_mode="floor") * interval + place % interval
 
     def _bias(self, height: int, width: int, like: Tensor) -> Tensor | None:
         """Position bias (heads, L, L), mask (groups, 1, 1, L), their sum, or None without either."""

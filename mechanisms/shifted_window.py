@@ -6,6 +6,7 @@ option ``padding="official"``.
 Differs from the paper by default: padding is masked, and the projections run on real tokens only.
 """
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -125,6 +126,15 @@ class ShiftedWindowAttention(nn.Module):
             "projection": 4 * projected * self.dim * self.inner,
             "attention": 2 * padded * h * w * self.inner,
         }
+
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds less those of pairs that the mask cuts: across a shifted border, or with padding."""
+        pairs = 1
+        for n, w, s in zip((height, width), *self._effective(height, width), strict=True):
+            sides = self._sides(n, w, s).tolist()
+            groups = Counter((place // w, side) for place, side in enumerate(sides) if side < 2)
+            pairs *= sum(tokens**2 for tokens in groups.values())
+        return {**self.macs(height, width), "attention": 2 * pairs * self.dim}
 
     def parameter_count(self) -> int:
         """Learned parameters: 4·C² + C, 3·C for the qkv bias, (2w−1)²·heads for the position bias."""

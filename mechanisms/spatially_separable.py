@@ -13,7 +13,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from attnbench.mechanisms._spatial_reduction import ReducedAttention
-from attnbench.mechanisms._window_attention import window_attention, window_macs, window_support
+from attnbench.mechanisms._window_attention import (
+    window_attention,
+    window_macs,
+    window_pairs,
+    window_support,
+)
 from attnbench.mechanisms._windows import pad_map
 from attnbench.mechanisms._windows import padding as missing
 from attnbench.registry import Site, register_mechanism
@@ -75,6 +80,13 @@ class LocallyGroupedAttention(nn.Module):
             "projection": (3 * projected + n) * self.dim**2,
             "attention": window_macs(height, width, (h, w), self.dim),
         }
+
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds less those of masked padding."""
+        cost = self.macs(height, width)
+        if self.padding == "masked":
+            cost["attention"] = 2 * window_pairs(height, width, self._window(height, width)) * self.dim
+        return cost
 
     def parameter_count(self) -> int:
         """Learned parameters: 4·C² + C, 3·C for the qkv bias."""
@@ -154,6 +166,12 @@ class SpatiallySeparableAttention(nn.Module):
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""
+        return self.attention.macs(height, width)
+
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds less those of masked padding."""
+        if isinstance(self.attention, LocallyGroupedAttention):
+            return self.attention.macs_useful(height, width)
         return self.attention.macs(height, width)
 
     def parameter_count(self) -> int:

@@ -26,7 +26,12 @@ def test_table_is_byte_for_byte_the_same(form: str, request: pytest.FixtureReque
 
 def test_csv_has_raw_integers_one_row_a_mechanism() -> None:
     rows = list(csv.DictReader(io.StringIO(tables.render(tables.ablation(RECORDS), "csv"))))
-    assert [row["mechanism"] for row in rows] == ["shifted_window", "bra", "full_of_it"]
+    assert [row["mechanism"] for row in rows] == [
+        "shifted_window",
+        "bra",
+        "full_of_it",
+        "hidden_%_product",
+    ]
     assert rows[0]["parameters"] == "28288354"
     assert rows[1]["macs"] == "4573912320"
     assert rows[2]["macs"] == ""
@@ -51,8 +56,16 @@ def test_a_published_figure_that_does_not_fit_has_its_reason() -> None:
 def test_failure_is_a_dash_with_a_footnote() -> None:
     text = tables.render(tables.ablation(RECORDS), "md")
     row = next(line for line in text.splitlines() if line.startswith("| full_of_it"))
-    assert "— [1]" in row
+    assert "— [2]" in row
+    assert "[2] failed: full_of_it has no method macs" in text
     assert "out of memory: OutOfMemoryError" in text
+
+
+def test_lower_bound_is_never_a_number() -> None:
+    table = tables.ablation(RECORDS)
+    assert table.raw.loc["hidden_%_product", "macs_lower_bound"] == "liar::twice triton::kernel"
+    for form, sign in {"md": "≥", "html": "≥", "latex": r"$\geq$"}.items():
+        assert f"{sign} 3.3000" in tables.render(table, form)
 
 
 def test_other_conditions_are_left_out_and_counted() -> None:

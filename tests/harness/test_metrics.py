@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from attnbench import AttnbenchError
-from attnbench.harness import accuracy, digits, environment, macs, memory, parameters, throughput
+from attnbench.harness import accuracy, digits, environment, memory, parameters, throughput
 from attnbench.harness.setting import Setting, make_step
 from attnbench.harness.train import Recipe, train
 from attnbench.layouts import SWIN_PICO
@@ -18,19 +17,6 @@ CPU = torch.device("cpu")
 def test_parameters_shared_by_two_modules_count_once() -> None:
     layer = nn.Linear(3, 3)
     assert parameters.measure(nn.Sequential(layer, layer, nn.Linear(3, 1, bias=False))) == 12 + 3
-
-
-def test_macs_of_a_known_product() -> None:
-    with torch.device("meta"):
-        assert macs.count(nn.Linear(7, 11), torch.empty(5, 7)) == 5 * 7 * 11
-
-
-def test_a_counter_that_misses_fused_attention_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(macs, "_count", lambda model, image: 0)
-    macs.self_test.cache_clear()
-    with pytest.raises(AttnbenchError, match="counts 0 MACs where there are"):
-        macs.self_test()
-    macs.self_test.cache_clear()
 
 
 @pytest.mark.parametrize("mebibytes", [16, 64])
