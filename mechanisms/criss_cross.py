@@ -156,6 +156,11 @@ class CrissCrossAttention(nn.Module):
             "attention": n * keys * (c + d),
         }
 
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds less those of the product that ``ccnet`` masks: a token with itself, by column."""
+        pairs = height * width * (height + width - 1)
+        return {**self.macs(height, width), "attention": pairs * (self.dim + self.key_dim)}
+
     def parameter_count(self) -> int:
         """Learned parameters: 4·C² + C, or C² + 2·C·c + 1 in the form ``ccnet``; biases; position tables."""
         c, d = self.dim, self.key_dim

@@ -219,6 +219,18 @@ class DeformableAttention(nn.Module):
             cost["local"] = self.lepe.macs(height, width)
         return cost
 
+    def macs_backward(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds of the gradients: twice the forward pass, but fixed points need none in ``log_cpb``."""
+        cost = {phase: 2 * macs for phase, macs in self.macs(height, width).items()}
+        if self.local is None and self.no_off and self.position == "log_cpb":
+            points = self._points(height) * self._points(width)
+            cost["position"] -= 64 * self.groups * height * width * points
+        return cost
+
+    def macs_useful(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds less those that the mask of a local block cuts."""
+        return self.macs(height, width) if self.local is None else self.local.macs_useful(height, width)
+
     def parameter_count(self) -> int:
         """Learned parameters: 4·(C² + C), (k² + 5)·C / groups for the offsets, and the position term's."""
         if self.local is not None:

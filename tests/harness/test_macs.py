@@ -43,6 +43,47 @@ def test_formula_equals_counter(name: str, layout: str, size: tuple[int, int]) -
     assert backward == macs.Count(sum(model.macs_backward(*size).values()))
 
 
+class Framed(nn.Module):
+    """A mechanism whose input needs a gradient, as inside a backbone."""
+
+    def __init__(self, mechanism: str, site: Site, options: dict[str, object]) -> None:
+        super().__init__()
+        self.attention = get(mechanism).build(site, impl="eager", **options)
+        self.scale = nn.Parameter(torch.ones(site.dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x * self.scale)
+
+
+OPTIONS = {
+    "fixed points, log-CPB": ("deformable", {"version": "pp", "position": "log_cpb", "no_off": True}),
+    "moving points, log-CPB": ("deformable", {"version": "pp", "position": "log_cpb"}),
+    "strided points, LePE": ("deformable", {"position": "dwc_pe", "stride": 2}),
+    "CCNet": ("criss_cross", {"form": "ccnet"}),
+    "type A": ("quadtree", {"attn_type": "A", "levels": 3}),
+    "routing attached": ("bra", {"topk": 3, "detach_routing": False}),
+    "both axes": ("sequential_axial", {"mode": "sequential"}),
+    "linear": ("spatial_reduction", {"linear": True}),
+    "rolled, then padded": ("shifted_window", {"padding": "official"}),
+    "no position bias": ("long_short_distance", {"position_bias": False}),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_formula_equals_counter_with_options(case: str) -> None:
+    name, options = OPTIONS[case]
+    if name == "deformable":
+        options = {**options, "alternate": False}
+    with torch.device("meta"):
+        model, x = Framed(name, Site(32, 4, 14, 14, 2, 1), options), torch.empty(1, 13, 11, 32)
+    forward = model.attention.macs(13, 11)
+    assert macs.count(model, x) == sum(forward.values())
+    backward = {phase: 2 * cost for phase, cost in forward.items() if phase != "routing"}
+    if hasattr(model.attention, "macs_backward"):
+        backward = model.attention.macs_backward(13, 11)
+    assert macs.count_backward(model, x).macs == sum(backward.values())
+
+
 @pytest.mark.parametrize("name", names())
 def test_counter_is_that_of_torch(name: str) -> None:
     model = on_meta(name, "swin_pico").eval()
@@ -121,6 +162,11 @@ def test_useful_attention_is_the_declared_pattern(name: str) -> None:
             assert useful["attention"] == 2 * 32 * int(module.support(height, width).sum())
             compared += 1
     assert compared or name not in ("shifted_window", "sliding_window", "long_short_distance", "block_grid")
+
+
+def test_useful_criss_cross_leaves_out_the_masked_product() -> None:
+    ccnet = get("criss_cross").build(Site(32, 4, 14, 14), impl="eager", form="ccnet")
+    assert ccnet.macs_useful(9, 10)["attention"] == 90 * (9 + 10 - 1) * (4 + 32)
 
 
 def test_useful_stripes_and_interactive_windows_leave_padding_out() -> None:
