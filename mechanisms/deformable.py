@@ -220,7 +220,7 @@ class DeformableAttention(nn.Module):
         return cost
 
     def macs_backward(self, height: int, width: int) -> dict[str, int]:
-        """Multiply-adds of the gradients: twice the forward pass, but fixed points need none in ``log_cpb``."""
+        """Multiply-adds of the gradients: twice forward, but fixed points need none in ``log_cpb``."""
         cost = {phase: 2 * macs for phase, macs in self.macs(height, width).items()}
         if self.local is None and self.no_off and self.position == "log_cpb":
             points = self._points(height) * self._points(width)
