@@ -15,10 +15,16 @@ import click
 
 from attnbench import __version__, registry
 from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.registry import MechanismSpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 METRICS = ("params", "macs", "memory", "throughput", "accuracy")
 DEFAULT_OUT = "attnbench-results"
+_BEFORE_TORCH = {
+    "KINETO_LOG_LEVEL": "99",  # torch's profiler chats on stderr otherwise
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait are starved by any other process
+}
 
 
 def plugin_option(command: Command) -> Command:
@@ -51,13 +57,19 @@ def cli() -> None:
 
 @cli.command("list")
 @click.option("--format", "form", default="text", help="text or json")
+@click.option(
+    "--long", "in_full", is_flag=True, help="The catalogue: settings, cost, a picture of the pattern."
+)
 @plugin_option
-def list_(form: str) -> None:
+def list_(form: str, in_full: bool) -> None:
     """List the mechanisms, and the files that fail to import."""
     if form not in ("text", "json"):
         raise UnknownNameError("format", form, ("text", "json"))
     specs = [registry.get(name) for name in registry.names()]
     failed = registry.failures()
+    if in_full:
+        _list_in_full(specs, failed, form)
+        return
     if form == "json":
         rows = [{"name": s.name, **vars(s.facts), "origin": s.origin, "status": "ok"} for s in specs]
         for origin, error in failed.items():
@@ -74,6 +86,52 @@ def list_(form: str) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     for origin, error in failed.items():
         click.echo(f"failed: {origin}: {error}")
+
+
+def _list_in_full(specs: list[MechanismSpec], failed: dict[str, str], form: str) -> None:
+    """The part of ``list`` that needs torch; a file that proves broken only now joins those that failed."""
+    from attnbench import catalogue
+
+    entries = []
+    for spec in specs:
+        try:
+            entries.append(catalogue.entry(spec))
+        except Exception as error:  # anything may be wrong with a file from elsewhere
+            reason = str(error) if isinstance(error, AttnbenchError) else f"{type(error).__name__}: {error}"
+            failed = {**failed, spec.origin: reason}
+    if form == "json":
+        rows = [{"name": item.spec.name, **vars(item.spec.facts), **item.to_json()} for item in entries]
+        rows += [
+            {"name": Path(origin).stem, "origin": origin, "error": why} for origin, why in failed.items()
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    click.echo(catalogue.render_text(entries))
+    for origin, error in failed.items():
+        click.echo(f"failed: {origin}: {error}")
+
+
+@cli.command()
+@click.option("--output", default="", metavar="FILE", help="Write there instead of to the terminal.")
+@click.option("--check", "compare", is_flag=True, help="Write nothing; status 1 if FILE is not up to date.")
+@plugin_option
+def catalogue(output: str, compare: bool) -> None:
+    """The catalogue of mechanisms as Markdown, as in docs/mechanisms.md."""
+    if compare and not output:
+        raise AttnbenchError("--check needs --output FILE, the file to compare with")
+    from attnbench import catalogue as pages
+
+    text = pages.render_markdown([pages.entry(registry.get(name)) for name in registry.names()])
+    if compare:
+        path = Path(output)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            click.echo(f"{output} is stale; run 'attnbench catalogue --output {output}'", err=True)
+            sys.exit(1)
+        click.echo(f"{output} is up to date")
+    elif output:
+        _write(Path(output), text)
+    else:
+        click.echo(text, nl=False)
 
 
 @cli.command()
@@ -136,8 +194,8 @@ def run(
 
 def _run(chosen: dict[str, Any], named: bool, device: str, batch: int, preset: str) -> None:
     """The part of ``run`` that needs torch; ``named``: the user chose the mechanisms."""
-    for variable, value in {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}.items():
-        os.environ.setdefault(variable, value)  # torch's profiler chats on stderr otherwise
+    for variable, value in _BEFORE_TORCH.items():
+        os.environ.setdefault(variable, value)
     from attnbench.harness import environment, plan, runner
     from attnbench.progress import make_progress
 
@@ -174,10 +232,7 @@ def table(name: str, records: str, form: str, output: str, layout: str, resoluti
     if not output:
         click.echo(rendered, nl=False)
         return
-    try:
-        Path(output).write_text(rendered, encoding="utf-8")
-    except OSError as error:
-        raise AttnbenchError(f"cannot write {output}: {error.strerror}; give another --output") from error
+    _write(Path(output), rendered)
 
 
 @cli.command()
@@ -234,6 +289,13 @@ def _option(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise AttnbenchError(f"cannot write {path}: {error.strerror}; give another --output") from error
 
 
 def _positive(option: str, text: str, default: int, least: int = 1) -> int:

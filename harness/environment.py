@@ -16,6 +16,7 @@ from attnbench.errors import AttnbenchError
 
 _LIBRARIES = ("torch", "timm", "torchvision", "numpy", "triton", "natten", "xformers")
 _ALLOCATOR = ("MALLOC_CONF", "LD_PRELOAD")
+_THREADS = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY", "KMP_BLOCKTIME")
 _MALLOPT = {"mmap_max": (-4, 0), "trim_threshold": (-1, -1), "top_pad": (-2, 1 << 28)}
 _pinned: dict[str, int] = {}
 
@@ -68,6 +69,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "thread_settings": {name: os.environ[name] for name in _THREADS if name in os.environ},
         "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,

@@ -1,11 +1,14 @@
 """Options of the test run: plugins, and benchmarks only when they are asked for."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from attnbench import registry
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
