@@ -106,9 +106,9 @@ def _list_in_full(specs: list[MechanismSpec], failed: dict[str, str], form: str)
         ]
         click.echo(json.dumps(rows, indent=2))
         return
-    click.echo(catalogue.render_text(entries))
-    for origin, error in failed.items():
-        click.echo(f"failed: {origin}: {error}")
+    click.echo(catalogue.render_text(entries), nl=False)
+    for origin, why in failed.items():
+        click.echo(f"failed: {origin}: {why}")
 
 
 @cli.command()
