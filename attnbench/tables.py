@@ -204,7 +204,7 @@ def _bound(table: Table, row: str, column: Column, m: Measurement) -> None:
         if not column.csv_only:
             names = ", ".join(m.details["uncounted"])
             _mark(table, row, column.name, f"lower bound: no formula is known for {names}")
-    elif m.details.get("unconfirmed"):
+    elif m.details.get("unconfirmed") and not column.csv_only:
         _mark(table, row, column.name, "by the mechanism's formula alone; the count is a lower bound")
 
 
