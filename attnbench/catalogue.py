@@ -1,5 +1,7 @@
 """The catalogue: all mechanisms on one page, as text for a terminal, as Markdown for docs/mechanisms.md."""
 
+import importlib
+import importlib.util
 import inspect
 import re
 import textwrap
@@ -181,4 +183,8 @@ def _wrapped(text: str, indent: str, hanging: int = 0) -> list[str]:
 
 
 def _certificate(spec: MechanismSpec) -> str:
-    return ""
+    """What :mod:`attnbench.certificates` says of the mechanism as it is; empty where that is absent."""
+    if importlib.util.find_spec("attnbench.certificates") is None:
+        return ""
+    status = getattr(importlib.import_module("attnbench.certificates"), "status", None)
+    return "" if status is None else str(status(spec))
