@@ -75,7 +75,7 @@ SWIN_PICO = Layout(
     mlp_ratio=4.0,
     drop_path_rate=0.0,
     patch_size=2,
-    img_size=32,
+    img_size=28,
     num_classes=10,
     in_chans=1,
 )
