@@ -177,6 +177,11 @@ class BlockGridAttention(nn.Module):
         L = index.shape[0]
         return table.index_select(1, index.flatten()).unflatten(1, (L, L))
 
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"window_size": max(height, width), "position_bias": False}
+
     @classmethod
     def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """Attention of timm's ``PartitionAttention2d`` and ``PartitionAttentionCl``, and BiFormer's copy."""

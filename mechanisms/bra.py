@@ -222,6 +222,11 @@ class BiLevelRoutingAttention(nn.Module):
         n = height * width
         return torch.ones(n, n, dtype=torch.bool)
 
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"num_regions": 7, "topk": 49, "lepe_kernel": 0, "scale": "head_dim"}
+
     @classmethod
     def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """BiFormer's ``BiLevelRoutingAttention`` (ops/bra_legacy.py) and ``nchwBRA`` (ops/bra_nchw.py).

@@ -111,6 +111,7 @@ class CrissCrossAttention(nn.Module):
             raise ValueError(f"form 'ccnet' needs a dim of at least 8, got {site.dim}")
         ccnet = form == "ccnet"
         self.form, self.dim, self.qkv_bias = form, site.dim, qkv_bias
+        self.impl = "masked" if ccnet else impl
         self.num_heads = 1 if ccnet else site.num_heads
         self.key_dim = site.dim // 8 if ccnet else site.dim  # of all heads together
         self.attend = criss_cross_masked if ccnet or impl == "masked" else criss_cross_attention

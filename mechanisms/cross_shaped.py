@@ -176,6 +176,7 @@ class CrossShapedAttention(nn.Module):
         impl: str = "eager",
     ) -> None:
         super().__init__()
+        self.impl = impl
         if split_size < 1:
             raise ValueError(f"split_size must be positive, got {split_size}")
         last_stage = last_stage or site.height == site.width == split_size
@@ -234,6 +235,11 @@ class CrossShapedAttention(nn.Module):
 
     def _stripes(self) -> list[StripeAttention]:
         return [branch for branch in self.branches if isinstance(branch, StripeAttention)]
+
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"last_stage": True, "lepe": False}
 
     @classmethod
     def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:

@@ -6,6 +6,8 @@ Differs from the paper by default: where a dilation class is smaller than the wi
 to it; the official module's zero padding is ``padding="official"``.
 """
 
+from typing import Any
+
 from attnbench.mechanisms._neighborhood_module import WindowPerQuery
 from attnbench.registry import Site, register_mechanism
 
@@ -76,3 +78,8 @@ class DilatedNeighborhoodAttention(WindowPerQuery):
             qk_scale=qk_scale,
             impl=impl,
         )
+
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"kernel_size": max(height, width) | 1, "dilation": 1, "position_bias": False}

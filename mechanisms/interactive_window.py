@@ -192,6 +192,7 @@ class InteractiveWindowAttention(nn.Module):
         impl: str = "eager",
     ) -> None:
         super().__init__()
+        self.impl = impl
         kind = ("iwsa", "ssa")[site.block % 2] if kind is None else kind
         if kind not in ("iwsa", "ssa"):
             raise ValueError(f"kind must be 'iwsa', 'ssa' or None, got {kind!r}")

@@ -10,6 +10,8 @@ the norm) and its batch norms belong to the block, which the frame fixes. The lo
 parameter per channel and offset, as in the official code, and carries its convolution's bias.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -90,3 +92,8 @@ class LocalGlobalAttention(nn.Module):
             return neighbours(height, width, self.local.kernel_size)
         n = height * width
         return torch.ones(n, n, dtype=torch.bool)
+
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"kind": "global"}

@@ -10,6 +10,7 @@ and the projections run on real tokens only.
 """
 
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -194,6 +195,11 @@ class LongShortDistanceAttention(nn.Module):
             mask = torch.zeros_like(cut, dtype=like.dtype).masked_fill(cut, float("-inf"))
             bias = mask if bias is None else bias + mask
         return bias
+
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"group_size": max(height, width), "interval": 1, "position_bias": False}
 
 
 def _cut(x: Tensor, group: tuple[int, int], interval: tuple[int, int]) -> Tensor:

@@ -97,6 +97,11 @@ class NeighborhoodAttention(WindowPerQuery):
             impl=impl,
         )
 
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"kernel_size": max(height, width) | 1, "position_bias": False}
+
     @classmethod
     def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """NATTEN's ``na2d`` (0.21) and ``NeighborhoodAttention2D`` (0.14)."""

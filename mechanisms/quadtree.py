@@ -298,6 +298,11 @@ class QuadTreeAttention(nn.Module):
             pyramid.append(branch(pyramid[-1]))
         return pyramid
 
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"levels": 1, "lepe": False}
+
     @classmethod
     def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """``QuadtreeAttention`` of the classification models; it ignores its argument ``qk_scale``."""

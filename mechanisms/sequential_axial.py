@@ -139,6 +139,7 @@ class SequentialAxialAttention(nn.Module):
         impl: str = "eager",
     ) -> None:
         super().__init__()
+        self.impl = impl
         if mode not in ("alternate", "sequential", "sum"):
             raise ValueError(f"mode must be 'alternate', 'sequential' or 'sum', got {mode!r}")
         if axis not in ((None, "height", "width") if mode == "alternate" else (None,)):

@@ -197,6 +197,11 @@ class ShiftedWindowAttention(nn.Module):
             return None
         return bias.expand(windows, self.num_heads, h * w, h * w).flatten(0, 1)
 
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"window_size": max(height, width), "position_bias": False}
+
     @classmethod
     def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """timm's ``SwinTransformerBlock._attn``, which shrinks window and table to the map."""

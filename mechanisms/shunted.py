@@ -111,6 +111,7 @@ class ShuntedAttention(nn.Module):
 
     def __init__(self, site: Site, *, sr_ratio: int = 1, qkv_bias: bool = True, impl: str = "eager") -> None:
         super().__init__()
+        self.impl = impl
         if sr_ratio < 1 or (sr_ratio > 1 and sr_ratio % 2):
             raise ValueError(f"sr_ratio must be 1 or even (half of the heads halve it), got {sr_ratio}")
         self.dim, self.num_heads = site.dim, site.num_heads

@@ -7,6 +7,8 @@ offset instead of row and column embeddings added to the keys. Keys outside the 
 softmax; that rule at the border is what sets it apart from ``neighborhood``.
 """
 
+from typing import Any
+
 from attnbench.mechanisms._neighborhood_module import WindowPerQuery
 from attnbench.registry import Site, register_mechanism
 
@@ -56,3 +58,8 @@ class SlidingWindowAttention(WindowPerQuery):
             position_bias=position_bias,
             impl=impl,
         )
+
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"kernel_size": 2 * max(height, width) - 1, "position_bias": False}

@@ -46,6 +46,11 @@ class SpatialReductionAttention(ReducedAttention):
             than ``sr_ratio`` with ``padding="official"``.
     """
 
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"sr_ratio": 1}
+
     @classmethod
     def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """timm's ``pvt_v2.Attention``; parameter names are the same."""

@@ -147,6 +147,7 @@ class SpatiallySeparableAttention(nn.Module):
         impl: str = "eager",
     ) -> None:
         super().__init__()
+        self.impl = impl
         kind = ("lsa", "gsa")[site.block % 2] if kind is None else kind
         if kind not in ("lsa", "gsa"):
             raise ValueError(f"kind must be 'lsa', 'gsa' or None, got {kind!r}")
@@ -181,6 +182,11 @@ class SpatiallySeparableAttention(nn.Module):
     def support(self, height: int, width: int) -> Tensor:
         """(N, N) bool: LSA the tokens of one window, GSA all (see ``padding``)."""
         return self.attention.support(height, width)
+
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"window_size": max(height, width), "sr_ratio": 1}
 
     @classmethod
     def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:

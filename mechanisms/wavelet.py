@@ -12,6 +12,8 @@ map's last row or column (the half-sample symmetric extension), the strided conv
 the map, and every key covers real tokens.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -165,3 +167,8 @@ class WaveletAttention(nn.Module):
         k, v = kv.permute(2, 0, 3, 1, 4)  # each (B, heads, N_k, d)
         out = attend(q, k, v, scale=self.head_dim**-0.5, impl=self.impl)
         return out.transpose(1, 2).reshape(x.shape)
+
+    @staticmethod
+    def full_attention_limit(height: int, width: int) -> dict[str, Any]:
+        """Options under which this is full attention on a height × width map."""
+        return {"wavelet": False, "sr_ratio": 1}
