@@ -1,9 +1,6 @@
 """Records on disk survive cuts, kills, foreign lines, newer schemas, full disks."""
 
 import json
-import multiprocessing
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -116,26 +113,28 @@ def test_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def _append_forever(path: str) -> None:
-    number = 0
-    while True:
-        store.append(Path(path), [measurement(number)])
-        number += 1
+APPEND = """
+import itertools, sys
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+from test_store import measurement
+from attnbench import store
+for number in itertools.count():
+    store.append(Path({path!r}), [measurement(number)])
+"""
 
 
 def test_kill_loses_no_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    context = multiprocessing.get_context("spawn")
+    code = APPEND.format(folder=str(Path(__file__).parent), path=str(path))
     for _ in range(3):
-        writers = [context.Process(target=_append_forever, args=(str(path),)) for _ in range(2)]
         before = path.stat().st_size if path.exists() else 0
-        for writer in writers:
-            writer.start()
+        writers = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
         while not path.exists() or path.stat().st_size < before + 20_000:
-            assert all(writer.is_alive() for writer in writers)
+            assert all(writer.poll() is None for writer in writers)
         for writer in writers:
-            os.kill(writer.pid or 0, signal.SIGKILL)
-            writer.join()
+            writer.kill()
+            writer.wait()
     found, warnings = read(path)
     assert not warnings
     assert len(found) == path.read_bytes().count(b"\n")
