@@ -236,25 +236,27 @@ def table(name: str, records: str, form: str, output: str, layout: str, resoluti
 
 
 @cli.command()
-@click.option("--golden", required=True, metavar="DIR", help="Folder with a MANIFEST.json.")
-@click.argument("name", required=False)
+@click.argument("mechanisms", nargs=-1, metavar="[NAME|FILE.py]...")
+@click.option("--all", "every", is_flag=True, help="Check every mechanism.")
+@click.option("--only", default="", metavar="A,B", help="Names of checks; no certificate is written.")
+@click.option("--out", default=DEFAULT_OUT, show_default=True, metavar="DIR", help="Certificates go there.")
+@click.option("--golden", default="", metavar="DIR", help="Compare with a golden folder instead.")
 @plugin_option
-def check(golden: str, name: str | None) -> None:
-    """Compare mechanisms with golden tensors of their official implementations.
+def check(mechanisms: tuple[str, ...], every: bool, only: str, out: str, golden: str) -> None:
+    """Check that mechanisms hold the conformance suite, and write a certificate for each.
 
-    Prints a line per case and "N of M equal"; exits with status 1 unless all are. NAME restricts the
-    check to one mechanism.
+    Prints a line per check; exits with status 1 if one fails. With --golden: compares the mechanisms
+    (by default all) with the golden tensors of a folder, prints a line per case and "N of M equal", and
+    exits with status 1 unless all are.
     """
-    if name is not None:
-        registry.get(name)
-    from attnbench.goldens import check_folder
+    from attnbench import _check_command
 
-    equal = total = 0
-    for outcome in check_folder(Path(golden), name):
-        click.echo(str(outcome))
-        equal, total = equal + outcome.equal, total + 1
-    click.echo(f"{equal} of {total} equal")
-    if equal != total or not total:
+    if golden:
+        passed = _check_command.golden(Path(golden), mechanisms, click.echo)
+    else:
+        checks = [name.strip() for name in only.split(",") if name.strip()]
+        passed = _check_command.conformance(mechanisms, every, checks, Path(out), click.echo)
+    if not passed:
         sys.exit(1)
 
 

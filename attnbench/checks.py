@@ -30,7 +30,9 @@ from attnbench import (
     _check_shapes,
     registry,
 )
+from attnbench._check_command import named
 from attnbench._check_subject import SITES, Check, Failure, Skip, Subject
+from attnbench.discovery import FOLDER
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.registry import MechanismSpec
 
@@ -73,8 +75,8 @@ class Result:
         return "passed" if self.passed else "skipped" if self.skipped else "FAILED"
 
     def __str__(self) -> str:
-        text = f"{self.check:<24} {self.verdict:<8} {self.skipped or self.why}"
-        return text if not self.failed else f"{text}\n{'':<24} reproduce: {self.reproduce}"
+        text = f"{self.check:<27} {self.verdict:<8} {self.skipped or self.why}"
+        return text if not self.failed else f"{text}\n{'':<27} reproduce: {self.reproduce}"
 
 
 def check_mechanism(
@@ -104,7 +106,7 @@ def check_mechanism(
     subject = _subject(mechanism, options)
     results = []
     for name in only or CHECKS:
-        results.append(_result(subject, name, _argument(mechanism)))
+        results.append(_result(subject, name))
         report(results[-1])
     return results
 
@@ -112,7 +114,7 @@ def check_mechanism(
 def run_check(mechanism: str | MechanismSpec, check: str) -> Result:
     """Run one check; what the checks of one mechanism share is computed once while they follow each other."""
     find_check(check)
-    return _result(_last_subject(mechanism), check, _argument(mechanism))
+    return _result(_last_subject(mechanism), check)
 
 
 def iter_checks() -> Iterator[Check]:
@@ -173,23 +175,6 @@ def example(
     return subject.build(site, impl), subject.image(site, (height, width))
 
 
-def named(argument: str) -> list[str]:
-    """Names of the mechanisms meant by a registered name or by the path of a Python file.
-
-    Raises:
-        UnknownNameError: no such mechanism.
-        AttnbenchError: the file cannot be read or imported, or registers no mechanism.
-    """
-    if not argument.endswith(".py"):
-        return [registry.get(argument).name]
-    registry.add_plugin(argument)
-    path = str(Path(argument).expanduser().resolve())
-    found = [name for name in registry.names() if registry.get(name).origin == path]
-    if not found:
-        raise AttnbenchError(f"{argument} cannot be used: {registry.failures().get(path, 'unknown reason')}")
-    return found
-
-
 def _subject(mechanism: str | MechanismSpec, options: Mapping[str, Any] | None = None) -> Subject:
     if isinstance(mechanism, str):
         names = named(mechanism)
@@ -205,29 +190,30 @@ def _last_subject(mechanism: str | MechanismSpec) -> Subject:
     return _subject(mechanism)
 
 
-def _argument(mechanism: str | MechanismSpec) -> str:
+def _command(spec: MechanismSpec) -> str:
     """What the command line calls a mechanism."""
-    return mechanism if isinstance(mechanism, str) else mechanism.name
+    shipped = not Path(spec.origin).is_file() or Path(spec.origin).parent == FOLDER.resolve()
+    return f"attnbench check {spec.name}{'' if shipped else f' --plugin {spec.origin}'}"
 
 
-def _result(subject: Subject, name: str, argument: str) -> Result:
+def _result(subject: Subject, name: str) -> Result:
     """The result of a check, run once per subject; those it needs are run before."""
     if ("result", name) in subject.memory:
         return subject.memory["result", name]
     check = CHECKS[name]
-    command = f"attnbench check {argument} --only {name}"
+    command = f"{_command(subject.spec)} --only {name}"
     for need in check.needs:
-        before = _result(subject, need, argument)
+        before = _result(subject, need)
         if before.failed or before.skipped.startswith("needs "):
             result = Result(name, False, "", command, 0.0, skipped=f"needs {need}, which did not pass")
             break
     else:
-        result = _run(subject, check, command, argument)
+        result = _run(subject, check, command)
     subject.memory["result", name] = result
     return result
 
 
-def _run(subject: Subject, check: Check, command: str, argument: str) -> Result:
+def _run(subject: Subject, check: Check, command: str) -> Result:
     start = time.perf_counter()
     passed, why, skipped = False, "", ""
     subject.place = {}
@@ -245,7 +231,7 @@ def _run(subject: Subject, check: Check, command: str, argument: str) -> Result:
     if passed or skipped or not subject.place:
         return Result(check.name, passed, why, command, seconds, skipped)
     place = ", ".join(f"{key}={value!r}" for key, value in subject.place.items())
-    code = f"module, x = attnbench.checks.example({argument!r}, {place})"
+    code = f"module, x = attnbench.checks.example({subject.spec.name!r}, {place})"
     where = "at " + " ".join(f"{key} {value}" for key, value in subject.place.items())
     return Result(check.name, False, f"{why} ({where})", f"{command}  # {code}", seconds)
 

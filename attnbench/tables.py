@@ -6,14 +6,14 @@ newest records, which the notes below the table state, and the rest is counted t
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 
 import pandas as pd
 
-from attnbench import registry
+from attnbench import certificates, registry
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.record import Cell, Measurement
 
@@ -69,12 +69,14 @@ def ablation(
     layout: str | None = None,
     resolution: int | None = None,
     device: str | None = None,
+    certified: Callable[[str, str], bool] = certificates.is_valid,
 ) -> Table:
     """The ablation table of attention mechanisms, after BiFormer's Table 5.
 
     Args:
         records: measurements, oldest first.
         layout, resolution, device: which to show; by default those of the newest record.
+        certified: whether a mechanism's source, given by name and digest, passed ``attnbench check``.
 
     Returns:
         One row per mechanism; published accuracy (ImageNet-1K top-1, ADE20K mIoU) in the last columns.
@@ -99,6 +101,7 @@ def ablation(
     table = Table([], pd.DataFrame(), title=title, layout=layout, resolution=size)
     _fill(table, chosen)
     _add_published(table)
+    _add_certified(table, chosen, certified)
     return table
 
 
@@ -262,6 +265,26 @@ _PUBLISHED_COLUMNS = (
 )
 
 
+def _add_certified(
+    table: Table, records: Sequence[Measurement], certified: Callable[[str, str], bool]
+) -> None:
+    """A column for a CSV, and a mark on each row whose sources have not all passed ``attnbench check``.
+
+    A certificate is of the default options, so a row with others has none.
+    """
+    newest = {(m.cell.row, _column(m.cell, _FAILED_AS.get(m.name, m.name))): m.cell for m in records}
+    cells = {row: [cell for (of, _), cell in newest.items() if of == row] for row in table.raw.index}
+    valid = {
+        row: all(not cell.options and certified(cell.mechanism, cell.source) for cell in of_row)
+        for row, of_row in cells.items()
+    }
+    table.raw["certified"] = pd.array(list(valid.values()), dtype="boolean")
+    note = "Uncertified: 'attnbench check' has not passed for this source and these options."
+    for row in valid:
+        if not valid[row]:
+            _mark(table, row, "mechanism", note)
+
+
 def _table_5_order(row: str) -> tuple[int, str]:
     known, name = list(published("top1")), row.partition("[")[0]
     return (known.index(name) if name in known else len(known), row)
@@ -276,7 +299,9 @@ def _mark(table: Table, row: str, column: str, note: str) -> None:
 
 def _shown(table: Table) -> pd.DataFrame:
     """The table as strings, with headings and footnote marks."""
-    shown = pd.DataFrame({"Attention": [_title(row) for row in table.raw.index]})
+    numbers = [table.marks.get((row, "mechanism")) for row in table.raw.index]
+    names = zip(table.raw.index, numbers, strict=True)
+    shown = pd.DataFrame({"Attention": [f"{_title(row)} [{n}]" if n else _title(row) for row, n in names]})
     for column in table.columns:
         marks = [table.marks.get((row, column.name)) for row in table.raw.index]
         if column.csv_only and not any(marks):

@@ -5,6 +5,7 @@ import io
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,15 @@ HERE = Path(__file__).parent
 RECORDS = store.read(HERE / "records" / "schema_1.jsonl", pytest.fail)
 
 
+def ablation(records: list[Measurement], **conditions: Any) -> tables.Table:
+    """The table, where all but one mechanism are certified, whatever certificates lie about."""
+    certified = conditions.pop("certified", lambda name, source: name != "full_of_it")
+    return tables.ablation(records, certified=certified, **conditions)
+
+
 @pytest.mark.parametrize("form", tables.FORMATS)
 def test_table_is_byte_for_byte_the_same(form: str, request: pytest.FixtureRequest) -> None:
-    text = tables.render(tables.ablation(RECORDS), form)
+    text = tables.render(ablation(RECORDS), form)
     golden = HERE / "tables" / f"ablation.{form}"
     if request.config.getoption("--refresh-tables"):
         golden.write_text(text, encoding="utf-8")
@@ -25,7 +32,7 @@ def test_table_is_byte_for_byte_the_same(form: str, request: pytest.FixtureReque
 
 
 def test_csv_has_raw_integers_one_row_a_mechanism() -> None:
-    rows = list(csv.DictReader(io.StringIO(tables.render(tables.ablation(RECORDS), "csv"))))
+    rows = list(csv.DictReader(io.StringIO(tables.render(ablation(RECORDS), "csv"))))
     assert [row["mechanism"] for row in rows] == [
         "shifted_window",
         "bra",
@@ -39,22 +46,44 @@ def test_csv_has_raw_integers_one_row_a_mechanism() -> None:
 
 
 def test_published_stands_beside_and_is_marked() -> None:
-    table = tables.ablation(RECORDS)
+    table = ablation(RECORDS)
     assert table.raw.loc["bra", "published_top1"] == 82.7
     assert table.raw.loc["bra", "published_miou"] == 44.8
     assert any("Not measured by attnbench" in note for note in table.notes)
 
 
 def test_a_published_figure_that_does_not_fit_has_its_reason() -> None:
-    table = tables.ablation(RECORDS)
+    table = ablation(RECORDS)
     number = table.marks["shifted_window", "published_params"]
     assert "Swin Table 1 prints 29: counted in the official model too" in table.notes[number - 1]
     assert ("bra", "published_params") in table.marks  # the fixed records say 28.29, the authors 28.4
     assert ("bra", "published_macs") not in table.marks
 
 
+def test_a_row_without_a_certificate_is_marked() -> None:
+    table = ablation(RECORDS)
+    assert table.raw["certified"].to_dict() == {name: name != "full_of_it" for name in table.raw.index}
+    number = table.marks["full_of_it", "mechanism"]
+    assert table.notes[number - 1].startswith("Uncertified")
+    assert f"| full_of_it [{number}]" in tables.render(table, "md")
+    assert "Uncertified" not in tables.render(ablation(RECORDS, certified=lambda *_: True), "md")
+
+
+def test_a_certificate_is_of_the_source_and_the_options_that_were_measured() -> None:
+    cell = Cell(
+        mechanism="bra", layout="swin_t", metric="params", resolution=224, device="meta", source="new"
+    )
+    with_options = cell.model_copy(update={"options": {"topk": 1}, "source": "old"})
+    records = [Measurement.of(c, "parameters", 1, "parameters") for c in (cell, with_options)]
+    raw = ablation(records, certified=lambda name, source: source == "new").raw
+    assert raw["certified"].to_list() == [True, False]
+    raw = ablation(records, certified=lambda name, source: True).raw
+    assert raw["certified"].to_list() == [True, False]
+    assert not ablation(records[:1], certified=lambda name, source: source == "old").raw["certified"].any()
+
+
 def test_failure_is_a_dash_with_a_footnote() -> None:
-    text = tables.render(tables.ablation(RECORDS), "md")
+    text = tables.render(ablation(RECORDS), "md")
     row = next(line for line in text.splitlines() if line.startswith("| full_of_it"))
     assert "— [2]" in row
     assert "[2] failed: full_of_it has no method macs" in text
@@ -62,14 +91,14 @@ def test_failure_is_a_dash_with_a_footnote() -> None:
 
 
 def test_lower_bound_is_never_a_number() -> None:
-    table = tables.ablation(RECORDS)
+    table = ablation(RECORDS)
     assert table.raw.loc["hidden_%_product", "macs_lower_bound"] == "liar::twice triton::kernel"
     for form, sign in {"md": "≥", "html": "≥", "latex": r"$\geq$"}.items():
         assert f"{sign} 3.3000" in tables.render(table, form)
 
 
 def test_other_conditions_are_left_out_and_counted() -> None:
-    table = tables.ablation(RECORDS)
+    table = ablation(RECORDS)
     assert table.raw.loc["bra", "images_per_s_infer_fp32"] == 11.0
     assert "1 older records under other conditions are not shown." in table.notes
 
@@ -77,19 +106,19 @@ def test_other_conditions_are_left_out_and_counted() -> None:
 def test_newest_value_of_a_cell_wins() -> None:
     cell = Cell(mechanism="bra", layout="swin_t", metric="params", resolution=224, device="meta")
     newer = Measurement.of(cell, "parameters", 7, "parameters", created="2027-01-01T00:00:00+00:00")
-    assert tables.ablation([*RECORDS, newer]).raw.loc["bra", "parameters"] == 7
+    assert ablation([*RECORDS, newer]).raw.loc["bra", "parameters"] == 7
 
 
 def test_choosing_conditions() -> None:
     with pytest.raises(UnknownNameError, match="layout among the records"):
-        tables.ablation(RECORDS, layout="swin_x")
+        ablation(RECORDS, layout="swin_x")
     with pytest.raises(AttnbenchError, match="no record fits"):
-        tables.ablation([])
-    assert "images_per_s_infer_fp32" not in tables.ablation(RECORDS, device="cuda").raw
+        ablation([])
+    assert "images_per_s_infer_fp32" not in ablation(RECORDS, device="cuda").raw
 
 
 def test_latex_escapes_what_latex_would_read() -> None:
-    text = tables.render(tables.ablation(RECORDS), "latex")
+    text = tables.render(ablation(RECORDS), "latex")
     assert r"50\% | of it" in text
     assert r"more\_than" in text
     assert r"\toprule" in text
@@ -101,7 +130,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
         or subprocess.run(["kpsewhich", "booktabs.sty"], check=False).returncode
     ):
         pytest.skip("pdflatex with booktabs is not installed")
-    body = tables.render(tables.ablation(RECORDS), "latex")
+    body = tables.render(ablation(RECORDS), "latex")
     preamble = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
     (tmp_path / "t.tex").write_text(preamble + body + "\\end{document}\n", encoding="utf-8")
     subprocess.run(["pdflatex", "-interaction=nonstopmode", "t.tex"], cwd=tmp_path, check=True)
