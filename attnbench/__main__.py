@@ -263,12 +263,12 @@ def check(mechanisms: tuple[str, ...], every: bool, only: str, out: str, golden:
 def _ablation(
     records: Path, form: str, layout: str | None, resolution: int | None, device: str | None
 ) -> str:
-    from attnbench import store, tables
+    from attnbench import render, store, tables
 
-    if form not in tables.FORMATS:
-        raise UnknownNameError("format", form, tables.FORMATS)
+    if form not in render.FORMATS:
+        raise UnknownNameError("format", form, render.FORMATS)
     found = store.read(records, _warn)
-    return tables.render(tables.ablation(found, layout=layout, resolution=resolution, device=device), form)
+    return render.render(tables.ablation(found, layout=layout, resolution=resolution, device=device), form)
 
 
 def _names(kind: str, text: str, known: list[str] | tuple[str, ...]) -> tuple[str, ...]:

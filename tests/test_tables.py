@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from attnbench import AttnbenchError, UnknownNameError, store, tables
+from attnbench import AttnbenchError, UnknownNameError, render, store, tables
 from attnbench.record import Cell, Measurement
 
 HERE = Path(__file__).parent
@@ -22,9 +22,9 @@ def ablation(records: list[Measurement], **conditions: Any) -> tables.Table:
     return tables.ablation(records, certified=certified, **conditions)
 
 
-@pytest.mark.parametrize("form", tables.FORMATS)
+@pytest.mark.parametrize("form", render.FORMATS)
 def test_table_is_byte_for_byte_the_same(form: str, request: pytest.FixtureRequest) -> None:
-    text = tables.render(ablation(RECORDS), form)
+    text = render.render(ablation(RECORDS), form)
     golden = HERE / "tables" / f"ablation.{form}"
     if request.config.getoption("--refresh-tables"):
         golden.write_text(text, encoding="utf-8")
@@ -32,7 +32,7 @@ def test_table_is_byte_for_byte_the_same(form: str, request: pytest.FixtureReque
 
 
 def test_csv_has_raw_integers_one_row_a_mechanism() -> None:
-    rows = list(csv.DictReader(io.StringIO(tables.render(ablation(RECORDS), "csv"))))
+    rows = list(csv.DictReader(io.StringIO(render.render(ablation(RECORDS), "csv"))))
     assert [row["mechanism"] for row in rows] == [
         "shifted_window",
         "bra",
@@ -65,8 +65,8 @@ def test_a_row_without_a_certificate_is_marked() -> None:
     assert table.raw["certified"].to_dict() == {name: name != "full_of_it" for name in table.raw.index}
     number = table.marks["full_of_it", "mechanism"]
     assert table.notes[number - 1].startswith("Uncertified")
-    assert f"| full_of_it [{number}]" in tables.render(table, "md")
-    assert "Uncertified" not in tables.render(ablation(RECORDS, certified=lambda *_: True), "md")
+    assert f"| full_of_it [{number}]" in render.render(table, "md")
+    assert "Uncertified" not in render.render(ablation(RECORDS, certified=lambda *_: True), "md")
 
 
 def test_a_certificate_is_of_the_source_and_the_options_that_were_measured() -> None:
@@ -83,7 +83,7 @@ def test_a_certificate_is_of_the_source_and_the_options_that_were_measured() -> 
 
 
 def test_failure_is_a_dash_with_a_footnote() -> None:
-    text = tables.render(ablation(RECORDS), "md")
+    text = render.render(ablation(RECORDS), "md")
     row = next(line for line in text.splitlines() if line.startswith("| full_of_it"))
     assert "— [2]" in row
     assert "[2] failed: full_of_it has no method macs" in text
@@ -94,7 +94,7 @@ def test_lower_bound_is_never_a_number() -> None:
     table = ablation(RECORDS)
     assert table.raw.loc["hidden_%_product", "macs_lower_bound"] == "liar::twice triton::kernel"
     for form, sign in {"md": "≥", "html": "≥", "latex": r"$\geq$"}.items():
-        assert f"{sign} 3.3000" in tables.render(table, form)
+        assert f"{sign} 3.3000" in render.render(table, form)
 
 
 def test_other_conditions_are_left_out_and_counted() -> None:
@@ -118,7 +118,7 @@ def test_choosing_conditions() -> None:
 
 
 def test_latex_escapes_what_latex_would_read() -> None:
-    text = tables.render(ablation(RECORDS), "latex")
+    text = render.render(ablation(RECORDS), "latex")
     assert r"50\% | of it" in text
     assert r"more\_than" in text
     assert r"\toprule" in text
@@ -130,7 +130,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
         or subprocess.run(["kpsewhich", "booktabs.sty"], check=False).returncode
     ):
         pytest.skip("pdflatex with booktabs is not installed")
-    body = tables.render(ablation(RECORDS), "latex")
+    body = render.render(ablation(RECORDS), "latex")
     preamble = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
     (tmp_path / "t.tex").write_text(preamble + body + "\\end{document}\n", encoding="utf-8")
     subprocess.run(["pdflatex", "-interaction=nonstopmode", "t.tex"], cwd=tmp_path, check=True)

@@ -12,7 +12,7 @@ from torch._ops import HigherOrderOperator
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench import AttnbenchError, Site, add_plugin, create_model, get, names, tables
+from attnbench import AttnbenchError, Site, add_plugin, create_model, get, names, render, tables
 from attnbench.harness import census, costs, formulas, macs
 from attnbench.harness.backbone import Backbone
 from attnbench.record import Cell, Measurement
@@ -317,7 +317,7 @@ def test_a_count_that_is_too_low_prints_as_a_bound(tmp_path: Path, rules: bool) 
     table = tables.ablation(list(found.values()))
     assert table.raw.loc[name, "macs_lower_bound"] == f"attnbench_test::{name}"
     for form, sign in {"md": "≥", "latex": r"$\geq$", "html": "≥"}.items():
-        text = tables.render(table, form)
+        text = render.render(table, form)
         assert f"{sign} {counted.value / 1e9:.4f}" in text
         assert "backward" not in text  # enough is said; a CSV has it
         assert f"lower bound: no formula is known for attnbench_test::{name}" in text.replace("\\_", "_")
@@ -327,7 +327,7 @@ def test_a_count_that_is_too_low_prints_as_a_bound(tmp_path: Path, rules: bool) 
 def test_a_bound_is_shown_without_a_formula_too(tmp_path: Path) -> None:
     found = measured(tmp_path, "hidden_plain", LIAR + WITH_RULES)
     assert set(found) == {"macs", "macs_counted", "macs_issued"}
-    text = tables.render(tables.ablation(list(found.values())), "md")
+    text = render.render(tables.ablation(list(found.values())), "md")
     assert re.search(rf"— \[1\] \| +≥ {found['macs_counted'].value / 1e9:.4f} \[2\]", text)
 
 
@@ -351,7 +351,7 @@ def test_kinds_of_macs_of_an_implementation_that_issues_more() -> None:
     assert found["macs_issued"].implementation == "tiled"
     raw = tables.ablation(list(found.values())).raw
     assert raw.loc["neighborhood", list(value)].to_dict() == value
-    shown = tables.render(tables.ablation(list(found.values())), "md")
+    shown = render.render(tables.ablation(list(found.values())), "md")
     assert "MACs (G)" in shown
     assert "issued" not in shown
 
