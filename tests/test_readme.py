@@ -1,0 +1,43 @@
+"""What the README says works as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from attnbench import registry
+from attnbench.checks import check_mechanism
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def example() -> str:
+    found = re.search(r"```python\n(# my_attention.py\n.*?)```", README, flags=re.DOTALL)
+    assert found
+    return found.group(1)
+
+
+@pytest.mark.usefixtures("isolated_registry")
+def test_the_example_passes_its_own_check(tmp_path: Path) -> None:
+    path = tmp_path / "my_attention.py"
+    path.write_text(example(), encoding="utf-8")
+    registry.add_plugin(path)
+    failed = [str(result) for result in check_mechanism("row") if result.failed]
+    assert not failed
+
+
+def test_the_example_is_short() -> None:
+    assert len(example().splitlines()) <= 40
+
+
+def test_there_are_two_commands_and_ci_calls_one() -> None:
+    commands = re.findall(r"<!-- (main|test) command -->\n```sh\n(.+)\n```", README)
+    assert [name for name, _ in commands] == ["main", "test"]
+    assert "<!-- test command -->" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
