@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import registry
+from attnbench import certificates, registry, render, store, tables
 from attnbench.checks import check_mechanism
 
 ROOT = Path(__file__).parent.parent
@@ -41,3 +41,19 @@ def test_every_link_leads_somewhere() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_its_table_is_what_the_shipped_records_give() -> None:
+    records = store.read(ROOT / "results" / "records", pytest.fail)
+    text = render.render(tables.ablation(records), "md")
+    assert f"<!-- table: begin -->\n{text}<!-- table: end -->" in README
+    assert (ROOT / "results" / "tables" / "ablation.md").read_text(encoding="utf-8") == text
+
+
+def test_shipped_certificates_are_of_the_sources_as_they_are() -> None:
+    shipped = sorted((ROOT / "results" / "certificates").glob("*.json"))
+    assert shipped
+    for path in shipped:
+        digest = registry.get(path.stem).digest()
+        again = f"run 'attnbench check {path.stem} --out results'"
+        assert certificates.is_valid(path.stem, digest), again
