@@ -28,10 +28,10 @@ _BEFORE_TORCH = {
 
 
 def plugin_option(command: Command) -> Command:
-    """``--plugin FILE``, repeatable, and the environment variable ATTNBENCH_PLUGINS, on a command."""
+    """``--plugin FILE``, repeatable, on a command."""
 
     def load(context: click.Context, parameter: click.Parameter, paths: tuple[str, ...]) -> tuple[str, ...]:
-        for path in [*filter(None, os.environ.get("ATTNBENCH_PLUGINS", "").split(os.pathsep)), *paths]:
+        for path in paths:
             registry.add_plugin(path)
         return paths
 

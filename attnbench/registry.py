@@ -1,13 +1,15 @@
 """The registry: where a mechanism's name, facts and class come together.
 
 A mechanism is one file that calls :func:`register_mechanism`. Files are found in three places: the
-``mechanisms`` folder, the entry-point group ``attnbench.mechanisms`` and files named with ``--plugin``.
+``mechanisms`` folder, the entry-point group ``attnbench.mechanisms`` and files named with ``--plugin`` or
+in the environment variable ATTNBENCH_PLUGINS.
 Finding them imports nothing (see :mod:`attnbench.discovery`); a file is imported when its class is needed.
 """
 
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -247,7 +249,8 @@ def add_plugin(path: str | Path) -> None:
 def _sources() -> dict[str, Source]:
     if _state.sources is None:
         found: dict[str, Source] = {}
-        for source in [*find_sources(), *_state.plugins]:
+        named = filter(None, os.environ.get("ATTNBENCH_PLUGINS", "").split(os.pathsep))
+        for source in [*find_sources(), *(read_plugin(Path(path)) for path in named), *_state.plugins]:
             _add(found, source)
         _state.sources = found
     return _state.sources

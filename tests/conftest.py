@@ -1,4 +1,4 @@
-"""Options of the test run: plugins, and benchmarks only when they are asked for."""
+"""Options of the test run; benchmarks only when they are asked for."""
 
 import os
 from collections.abc import Iterator
@@ -12,17 +12,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its t
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--plugin FILE``, as every attnbench command has it."""
-    parser.addoption(
-        "--plugin", action="append", default=[], metavar="FILE", help="Python file that registers mechanisms"
-    )
+    """Add ``--refresh-tables``."""
     parser.addoption("--refresh-tables", action="store_true", help="rewrite the tables in tests/tables")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Load the plugins before tests are parametrised over the registry."""
-    for path in config.getoption("--plugin"):
-        registry.add_plugin(path)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
