@@ -14,7 +14,7 @@ from attnbench.registry import Site
 PHASES = ("projection", "routing", "sampling", "attention", "local", "position")
 
 
-@check("single_token", "meta_device")
+@check("single_token", "smaller_than_window", "meta_device")
 def macs_equal_counted(subject: Subject) -> str:
     """The formula macs(height, width) equals what torch counts for eager, to the last multiply-add."""
     from attnbench.harness import macs

@@ -36,13 +36,13 @@ def export(subject: Subject) -> str:
     return "exported and run"
 
 
-@check()
+@check("odd_sizes")
 def meta_device(subject: Subject) -> str:
     """The module is built and run on the meta device, which holds shapes and no data."""
     return _without_data(subject, "meta")
 
 
-@check()
+@check("odd_sizes")
 def fake_tensors(subject: Subject) -> str:
     """The module is built and run under FakeTensorMode."""
     return _without_data(subject, "fake")

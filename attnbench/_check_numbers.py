@@ -68,7 +68,7 @@ def parameters_used(subject: Subject) -> str:
     return f"{len(moved) - 2} parameters of different names"
 
 
-@check()
+@check("odd_sizes")
 def finite_under_huge_logits(subject: Subject) -> str:
     """Inputs 300 times as large, for logits of 100 000, give finite outputs and gradients in float32."""
     for site, impl, size in subject.cases(ODD, impls=True):
@@ -116,11 +116,9 @@ def half_precision(subject: Subject) -> str:
             except ImplementationError:
                 continue
             full = _full_attention_error(subject, site, size, dtype)
-            allowed = HALF_MULTIPLE * full
-            if subject.spec.facts.pattern in ("image", "query"):
-                allowed = max(allowed, 2 * _sensitivity(subject.build(site, "eager"), x))
             worst[dtype] = max(worst[dtype], own / full)
             flips |= own > HALF_MULTIPLE * full
+            allowed = _allowed(subject, site, size, dtype, x)
             if not own <= allowed:
                 raise Failure(f"the error in {_short(dtype)} is {own:.1e}; {allowed:.1e} is allowed")
     shown = ", ".join(f"{ratio:.2f} × in {_short(dtype)}" for dtype, ratio in worst.items())
@@ -128,6 +126,30 @@ def half_precision(subject: Subject) -> str:
 
 
 @check("determinism")
+def autocast(subject: Subject) -> str:
+    """Under torch.autocast to bfloat16 forward and backward run, with the error allowed in bfloat16."""
+    worst = 0.0
+    for site, impl, size in subject.cases(ODD, impls=True):
+        x = subject.image(site, size, batch=2, dtype=torch.float32)
+        exact = run(subject.build(site, "eager", torch.float32).double(), x.double())
+        module, image = subject.build(site, impl, torch.float32), x.clone().requires_grad_()
+        try:
+            with torch.autocast("cpu", torch.bfloat16):
+                y = run(module, image)
+        except ImplementationError:
+            continue
+        (gradient,) = torch.autograd.grad(y.float().sum(), image)
+        if not gradient.isfinite().all():
+            raise Failure("the input's gradient is not finite")
+        allowed = _allowed(subject, site, size, torch.bfloat16, x)
+        own = _relative(y, exact)
+        worst = max(worst, own / allowed)
+        if not own <= allowed:
+            raise Failure(f"the error is {own:.1e}; {allowed:.1e} is allowed")
+    return f"error at most {worst:.0%} of what is allowed"
+
+
+@check("determinism", "smaller_than_window")
 def implementations_equal(subject: Subject) -> str:
     """Every implementation gives the output and the gradients of eager."""
     others = [impl for impl in subject.impls if impl != "eager"]
@@ -212,6 +234,19 @@ def _memory_of_nan() -> Iterator[None]:
         deterministic.fill_uninitialized_memory = fill
 
 
+def _allowed(subject: Subject, site: Site, size: Size, dtype: torch.dtype, x: Tensor) -> float:
+    """The error that :func:`half_precision` allows on an image x."""
+    allowed = HALF_MULTIPLE * _full_attention_error(subject, site, size, dtype)
+    if subject.spec.facts.pattern in ("image", "query"):
+        allowed = max(allowed, 2 * _sensitivity(subject.build(site, "eager"), x, dtype))
+    return allowed
+
+
+def _relative(found: Tensor, exact: Tensor) -> float:
+    """Root mean square error, relative to the root mean square."""
+    return float((found.double() - exact).square().mean().sqrt() / exact.square().mean().sqrt())
+
+
 def _error(module: nn.Module, x: Tensor) -> float:
     """Root mean square of the error that x's dtype brings, relative to the output of float64."""
     with torch.no_grad():
@@ -220,12 +255,12 @@ def _error(module: nn.Module, x: Tensor) -> float:
         exact = run(module.double(), x.double())  # the weights stay rounded
     if found.dtype != x.dtype:
         raise Failure(f"the output of a {_short(x.dtype)} input is {_short(found.dtype)}")
-    return float((found.double() - exact).square().mean().sqrt() / exact.square().mean().sqrt())
+    return _relative(found, exact)
 
 
-def _sensitivity(module: nn.Module, x: Tensor) -> float:
-    """Largest relative change of the float64 output in 8 draws of noise of 4 rounding units of x's dtype."""
-    unit, exact = torch.finfo(x.dtype).eps / 2, x.double()
+def _sensitivity(module: nn.Module, x: Tensor, dtype: torch.dtype) -> float:
+    """Largest relative change of the float64 output in 8 draws of noise of 4 rounding units of a dtype."""
+    unit, exact = torch.finfo(dtype).eps / 2, x.double()
     with torch.no_grad():
         y = run(module, exact)
         draws = (2 * torch.rand(exact.shape, dtype=exact.dtype) - 1 for _ in range(8))

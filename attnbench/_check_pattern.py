@@ -42,9 +42,12 @@ def pattern(subject: Subject) -> str:
     seen: dict[str, str] = {}
     for site, _, size in subject.cases():
         kind, evidence = _measure(subject, site, size)
-        seen.setdefault(kind, f"{evidence}, stage {site.stage} block {site.block}")
+        seen.setdefault(kind, f"{evidence}; first seen in stage {site.stage} block {site.block}")
     measured = max(seen, key=PATTERNS.index)
-    text = f"measured {measured}: {DESCRIPTIONS[measured]} ({seen[measured]})"
+    evidence = (
+        seen[measured].partition(";")[0] + " at every place" if measured == "static" else seen[measured]
+    )
+    text = f"measured {measured}: {DESCRIPTIONS[measured]} ({evidence})"
     if measured != declared:
         raise Failure(f"declared {declared or 'nothing'}, {text}")
     return text
@@ -59,7 +62,7 @@ def _measure(subject: Subject, site: Site, size: Size) -> tuple[str, str]:
         share = float((supports.any(0) & ~supports.all(0)).double().mean())
         evidence = f"{share:.1%} of the Jacobian's entries are zero for some of {IMAGES} images only"
         return "query" if by_query else "image", evidence
-    module = subject.build(site, "eager")
+    module = subject.build(site)
     jumped = _dependence.jumps(module, subject.image(site, size, seed=1), subject.image(site, size, seed=2))
     if len(jumped):
         fewest = int(jumped.sum(1).min())
@@ -68,7 +71,7 @@ def _measure(subject: Subject, site: Site, size: Size) -> tuple[str, str]:
     return "static", f"one support for {IMAGES} images, no jump between two"
 
 
-@check("pattern")
+@check("pattern", "single_row_or_column")
 def support(subject: Subject) -> str:
     """The non-zero pattern of the Jacobian equals support(height, width), or lies within it if dynamic."""
     subject.method("support")
@@ -146,7 +149,7 @@ def full_attention_limit(subject: Subject) -> str:
 
 def _support(subject: Subject, site: Site, size: Size, seed: int = 1, *, fixed_addresses: bool) -> Tensor:
     key = ("support", site, size, seed, fixed_addresses)
-    module, x = subject.build(site, "eager"), subject.image(site, size, seed=seed)
+    module, x = subject.build(site), subject.image(site, size, seed=seed)
     if key not in subject.memory:
         subject.memory[key] = _dependence.support(module, x, fixed_addresses=fixed_addresses)
     return subject.memory[key]

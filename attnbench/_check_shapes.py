@@ -43,7 +43,7 @@ def padding_on_one_axis(subject: Subject) -> str:
 @check()
 def larger_than_nominal(subject: Subject) -> str:
     """Maps larger than the site's work."""
-    return _sweep(subject, (17, 19), (22, 18))
+    return _sweep(subject, (18, 19), (22, 17))
 
 
 def _sweep(subject: Subject, *sizes: Size) -> str:

@@ -93,7 +93,7 @@ class Subject:
 
         ``seed`` is that of its construction; the parameters, given values afterwards, do not depend on it.
         """
-        self.place = {"stage": site.stage, "block": site.block, "impl": impl}
+        self.place |= {"stage": site.stage, "block": site.block, "impl": impl}
         torch.manual_seed(seed)
         module = self.spec.build(site, impl=impl, **self.options)
         randomise(module)
@@ -144,6 +144,8 @@ class Subject:
         for site in self.sites:
             for impl in self.impls if impls else ["auto"]:
                 for size in sizes or ((site.height, site.width),):
+                    self.place = {"stage": site.stage, "block": site.block, "impl": impl}
+                    self.place |= {"height": size[0], "width": size[1]}
                     yield site, impl, size
 
 
@@ -189,7 +191,8 @@ def gradients(module: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
     """Output, and gradients of the input and all parameters for a fixed cotangent, by name."""
     x = x.detach().requires_grad_()
     y = run(module, x)
-    names, parameters = zip(*[("input", x), *module.named_parameters()], strict=True)
+    learned = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    names, parameters = zip(("input", x), *learned, strict=True)
     values = torch.autograd.grad((y * cotangent(y)).sum(), parameters, allow_unused=True)
     found: dict[str, Tensor | None] = {"output": y.detach()}
     for name, value in zip(names, values, strict=True):

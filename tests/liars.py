@@ -377,7 +377,7 @@ class Overflows(Honest):
         return weights / weights.sum(-1, keepdim=True)
 
 
-@liar("half_precision")
+@liar("half_precision", "autocast")
 class RoundsTwice(Honest):
     """Rounds its logits in half precision."""
 
@@ -455,6 +455,60 @@ class SqueezesTokens(Honest):
     def finish(self, out: Tensor, x: Tensor) -> Tensor:
         B, H, W, C = out.shape
         return out.reshape(B, H * W, C).squeeze(1).unflatten(1, (H, W))
+
+
+@liar("odd_sizes")
+class NeedsEvenSizes(Honest):
+    """Cannot halve an odd map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] % 2 and x.shape[2] % 2 and min(x.shape[1:3]) > 7:
+            raise ValueError("odd map")
+        return super().forward(x)
+
+
+@liar("single_row_or_column")
+class NeedsTwoAxes(Honest):
+    """Cannot do with one row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[1:3]) == 1 < max(x.shape[1:3]):
+            raise ValueError("one row or column")
+        return super().forward(x)
+
+
+@liar("smaller_than_window")
+class NeedsAWindow(Honest):
+    """Cannot do with less than a window."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if 1 < max(x.shape[1:3]) < 7:
+            raise ValueError("less than a window")
+        return super().forward(x)
+
+
+@liar("larger_than_nominal")
+class TableTooSmall(Honest):
+    """Has a table for a few tokens more than the site has."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.most = max(site.height, 14) + 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        if max(x.shape[1:3]) > self.most:
+            raise IndexError("beyond the table")
+        return super().forward(x)
+
+
+@liar("autocast")
+class NeedsOneDtype(Honest):
+    """Insists that its projection has the dtype of its input."""
+
+    def finish(self, out: Tensor, x: Tensor) -> Tensor:
+        if out.dtype != x.dtype:
+            raise TypeError("mixed dtypes")
+        return out
 
 
 @liar("builds")

@@ -2,14 +2,18 @@
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 
-from attnbench import checks
+from attnbench import MechanismSpec, UnknownNameError, checks
+from attnbench.discovery import Facts
 
 
-def _load_liars() -> object:
+def _load_liars() -> ModuleType:
     path = Path(__file__).parent / "liars.py"
     spec = importlib.util.spec_from_file_location("attnbench_liars", path)
     assert spec
@@ -37,5 +41,58 @@ def test_liar_is_caught_by_the_checks_named_for_it_alone(name: str) -> None:
 
 def test_every_check_has_a_liar() -> None:
     caught = {check for checks in liars.CAUGHT_BY.values() for check in checks}
-    shapes = {"odd_sizes", "single_row_or_column", "smaller_than_window", "larger_than_nominal"}
-    assert {check.name for check in checks.iter_checks()} - shapes == caught
+    assert {check.name for check in checks.iter_checks()} == caught
+
+
+def test_every_check_is_documented() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "checks.md").read_text(encoding="utf-8")
+    assert all(f"`{check.name}`" in text for check in checks.iter_checks())
+    assert all(check.rule.endswith(".") for check in checks.iter_checks())
+
+
+def test_a_check_that_builds_on_a_failed_one_is_skipped() -> None:
+    results = {r.check: r for r in checks.check_mechanism(liars.SPECS["Random"], only=["support", "builds"])}
+    assert results["builds"].passed
+    assert results["support"].skipped.startswith("needs pattern")
+    assert not results["support"].failed
+
+
+def test_an_implementation_that_cannot_run_is_skipped_with_its_reason() -> None:
+    honest_but_absent = type("Absent", (liars.FasterIsDifferent,), {})
+    facts = Facts(title="Absent", pattern="static", impls=("eager", "absent"))
+    spec = MechanismSpec("absent", facts, liars.__file__, lambda: honest_but_absent)
+    (result,) = checks.check_mechanism(spec, only=["implementations_equal"])
+    assert not result.failed
+    assert "absent not run: implementation 'absent' cannot run here: it is absent" in result.skipped
+
+
+def test_a_failure_can_be_reproduced_in_python() -> None:
+    spec = liars.SPECS["CropsByMinusZero"]
+    (result,) = checks.check_mechanism(spec, only=["padding_on_one_axis"])
+    assert "height=14, width=13" in result.reproduce
+    module, x = checks.example(spec, stage=0, block=0, height=14, width=13)
+    assert module(x).shape[1] == 0
+
+
+def test_results_do_not_change_the_state_of_torch() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    threads = torch.get_num_threads()
+    checks.check_mechanism("identity")
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: checks.check_mechanism("bro"), "did you mean bra"),
+        (lambda: checks.check_mechanism("bra", only=["suport"]), "did you mean support"),
+        (lambda: checks.run_check("bra", "suport"), "did you mean support"),
+    ],
+)
+def test_unknown_names(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        call()
