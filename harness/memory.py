@@ -38,7 +38,7 @@ def measure(
     held = inputs + _held(model)
     model.zero_grad(set_to_none=True)  # the profiler does not see what was allocated before it being freed
     with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as profiler:
         step()
     return held + _peak(profiler), CPU_METHOD
