@@ -73,7 +73,7 @@ def parameter_count(subject: Subject) -> str:
     subject.method("parameter_count")
     counts = []
     for site in (*subject.sites, *SWIN_T.sites(224, 224)):
-        module = _module(subject, site, "auto")
+        module = _module(subject, site, "eager")
         declared = module.parameter_count()
         found = sum(p.numel() for p in module.parameters())
         if declared != found:

@@ -62,7 +62,7 @@ def _measure(subject: Subject, site: Site, size: Size) -> tuple[str, str]:
         share = float((supports.any(0) & ~supports.all(0)).double().mean())
         evidence = f"{share:.1%} of the Jacobian's entries are zero for some of {IMAGES} images only"
         return "query" if by_query else "image", evidence
-    module = subject.build(site)
+    module = subject.build(site, subject.impls[0])
     jumped = _dependence.jumps(module, subject.image(site, size, seed=1), subject.image(site, size, seed=2))
     if len(jumped):
         fewest = int(jumped.sum(1).min())
@@ -149,7 +149,7 @@ def full_attention_limit(subject: Subject) -> str:
 
 def _support(subject: Subject, site: Site, size: Size, seed: int = 1, *, fixed_addresses: bool) -> Tensor:
     key = ("support", site, size, seed, fixed_addresses)
-    module, x = subject.build(site), subject.image(site, size, seed=seed)
+    module, x = subject.build(site, subject.impls[0]), subject.image(site, size, seed=seed)
     if key not in subject.memory:
         subject.memory[key] = _dependence.support(module, x, fixed_addresses=fixed_addresses)
     return subject.memory[key]

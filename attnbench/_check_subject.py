@@ -112,7 +112,7 @@ class Subject:
         kinds: dict[bytes, Site] = {}
         for site in SITES:
             try:
-                kind = _fingerprint(self.build(site)) + bytes([site.height])
+                kind = _fingerprint(self._first(site)) + bytes([site.height])
             except Exception:  # cannot be built or pickled, which have checks of their own
                 kind = repr(site).encode()
             kinds.setdefault(kind, site)
@@ -129,20 +129,59 @@ class Subject:
                 reasons[impl] = str(error)
         return reasons
 
-    @property
+    @functools.cached_property
+    def elsewhere(self) -> dict[str, tuple[str, torch.dtype]]:
+        """Implementations that run here, but not on a CPU in float64, each with where it does.
+
+        One that runs nowhere without saying why is not among them; it fails its checks.
+        """
+        found: dict[str, tuple[str, torch.dtype]] = {}
+        cuda = [("cuda", t) for t in (torch.float64, torch.float32, torch.bfloat16)]
+        places = [
+            ("cpu", torch.float64),
+            ("cpu", torch.float32),
+            *(cuda if torch.cuda.is_available() else []),
+        ]
+        for impl in self.spec.facts.impls:
+            place = None
+            if impl not in ("eager", *self.unavailable):
+                place = next((place for place in places if self._runs(impl, *place)), None)
+            if place not in (None, places[0]):
+                found[impl] = place
+        return found
+
+    @functools.cached_property
     def impls(self) -> list[str]:
-        """Declared implementations that run here."""
-        return [impl for impl in self.spec.facts.impls if impl not in self.unavailable]
+        """Declared implementations that run on a CPU in float64, as the checks do."""
+        return [i for i in self.spec.facts.impls if i not in self.unavailable and i not in self.elsewhere]
+
+    def _first(self, site: Site) -> nn.Module:
+        """The first implementation that can be built here."""
+        for impl in self.spec.facts.impls:
+            try:
+                return self.build(site, impl)
+            except ImplementationError:
+                continue
+        raise Failure("no implementation can be built here")
+
+    def _runs(self, impl: str, device: str, dtype: torch.dtype) -> bool:
+        site = self.sites[0]
+        x = self.image(site, (site.height, site.width), dtype=dtype).to(device)
+        try:
+            self.build(site, impl, dtype).to(device)(x)
+        except Exception:
+            return False
+        return True
 
     def method(self, name: str) -> None:
         """Fail unless the mechanism's modules have a method."""
-        if not callable(getattr(self.build(self.sites[0]), name, None)):
+        if not callable(getattr(self._first(self.sites[0]), name, None)):
             raise Failure(f"the class declares no method {name}; see docs/checks.md for what it must return")
 
     def cases(self, *sizes: Size, impls: bool = False) -> Iterator[tuple[Site, str, Size]]:
         """Each kind of site with each size (by default its own) and, if asked, each implementation."""
         for site in self.sites:
-            for impl in self.impls if impls else ["auto"]:
+            for impl in self.impls if impls else self.impls[:1]:
                 for size in sizes or ((site.height, site.width),):
                     self.place = {"stage": site.stage, "block": site.block, "impl": impl}
                     self.place |= {"height": size[0], "width": size[1]}
@@ -198,6 +237,11 @@ def gradients(module: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
     for name, value in zip(names, values, strict=True):
         found[name if name == "input" else f"gradient of {name}"] = value
     return found
+
+
+def gradient_scale(found: dict[str, Tensor | None]) -> float:
+    """A thousandth of the largest gradient: below it, rounding is all there is."""
+    return 1e-3 * max(float(v.abs().max()) for n, v in found.items() if v is not None and n != "output")
 
 
 def difference(one: Tensor, other: Tensor, floor: float = 1e-30) -> float:

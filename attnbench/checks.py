@@ -25,8 +25,10 @@ from attnbench import (
     _check_behaviour,
     _check_cost,
     _check_graph,
+    _check_implementations,
     _check_numbers,
     _check_pattern,
+    _check_precision,
     _check_shapes,
     registry,
 )
@@ -36,7 +38,16 @@ from attnbench.discovery import FOLDER
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.registry import MechanismSpec
 
-_MODULES = (_check_shapes, _check_behaviour, _check_numbers, _check_graph, _check_cost, _check_pattern)
+_MODULES = (
+    _check_shapes,
+    _check_behaviour,
+    _check_numbers,
+    _check_precision,
+    _check_implementations,
+    _check_graph,
+    _check_cost,
+    _check_pattern,
+)
 CHECKS = {
     found.name: found for module in _MODULES for found in vars(module).values() if isinstance(found, Check)
 }

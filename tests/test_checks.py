@@ -96,3 +96,20 @@ def test_results_do_not_change_the_state_of_torch() -> None:
 def test_unknown_names(call: Callable[[], object], message: str) -> None:
     with pytest.raises(UnknownNameError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (1.01, False)])
+def test_an_implementation_without_float64_is_compared_where_it_runs(factor: float, passes: bool) -> None:
+    class Single(liars.FasterIsDifferent):
+        def weights(self, logits: torch.Tensor) -> torch.Tensor:
+            if self.impl != "fast":
+                return logits.softmax(-1)
+            if logits.dtype != torch.float32:
+                raise RuntimeError("this kernel knows float32 only")
+            return (factor * logits).softmax(-1)
+
+    facts = Facts(title="Single", pattern="static", impls=("fast", "eager"))
+    spec = MechanismSpec("single", facts, liars.__file__, lambda: Single)
+    (result,) = checks.check_mechanism(spec, only=["implementations_equal"])
+    assert result.passed == passes
+    assert "float32" in result.why
