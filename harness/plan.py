@@ -29,7 +29,7 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset("quick", Effort(1, 3, 15, 12.0), Recipe(epochs=5)),
+    "quick": Preset("quick", Effort(1, 3, 15, 12.0), Recipe(epochs=4)),
     "full": Preset("full", Effort(5, 15, 200, 180.0), Recipe(epochs=40)),
 }
 

@@ -72,10 +72,16 @@ def warm_up(step: Step, clock: Clock, times: int) -> int:
     Raises:
         FloatingPointError: the step returns a value that is not finite.
     """
+    seen: list[Tensor] = []
+
+    def watched() -> Tensor:
+        seen[:] = [step()]
+        return seen[0]
+
     last = 0.0
     for _ in range(max(times, 1)):
-        last = clock(step, 1)
-    if not bool(torch.isfinite(step()).all()):
+        last = clock(watched, 1)
+    if not all(bool(torch.isfinite(value).all()) for value in seen):
         raise FloatingPointError("the step returns values that are not finite")
     return max(1, round(MIN_SAMPLE_S / max(last, 1e-9)))
 
