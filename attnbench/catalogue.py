@@ -1,7 +1,5 @@
 """The catalogue: all mechanisms on one page, as text for a terminal, as Markdown for docs/mechanisms.md."""
 
-import importlib
-import importlib.util
 import inspect
 import re
 import textwrap
@@ -11,6 +9,7 @@ from typing import Any
 
 import torch
 
+from attnbench import certificates
 from attnbench.errors import AttnbenchError
 from attnbench.harness.backbone import create_model
 from attnbench.harness.parameters import measure as count_parameters
@@ -109,7 +108,7 @@ def entry(spec: MechanismSpec) -> Entry:
         parameters=parameters,
         macs=macs,
         drawn=pictures(spec),
-        certificate=_certificate(spec),
+        certificate=certificates.status(spec),
     )
 
 
@@ -180,11 +179,3 @@ def _wrapped(text: str, indent: str, hanging: int = 0) -> list[str]:
     return textwrap.wrap(
         text, WIDTH, initial_indent=indent, subsequent_indent=indent + " " * hanging, break_on_hyphens=False
     )
-
-
-def _certificate(spec: MechanismSpec) -> str:
-    """What :mod:`attnbench.certificates` says of the mechanism as it is; empty where that is absent."""
-    if importlib.util.find_spec("attnbench.certificates") is None:
-        return ""
-    status = getattr(importlib.import_module("attnbench.certificates"), "status", None)
-    return "" if status is None else str(status(spec))

@@ -10,10 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 SCHEMA = 1
 """Version of the record's form; a file with a higher one was written by a newer attnbench."""
 
-METRICS = ("params", "macs", "memory", "throughput", "accuracy")
-MODES = ("infer", "train")
-PRECISIONS = ("fp32", "amp")
-
 
 class Cell(BaseModel):
     """What is to be measured, and under which conditions: equal cells have equal keys."""
