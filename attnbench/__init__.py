@@ -41,6 +41,6 @@ def create_model(layout: str, mechanism: str, **options: Any) -> "nn.Module":
         UnknownNameError: no such layout, mechanism or implementation.
         AttnbenchError: an option is unknown or wrong.
     """
-    from attnbench.harness.backbone import create_model as build  # torch is loaded only here
+    from attnbench.harness.models.backbone import create_model as build  # torch is loaded only here
 
     return build(layout, mechanism, **options)

@@ -11,8 +11,8 @@ import torch
 
 from attnbench import certificates
 from attnbench.errors import AttnbenchError
-from attnbench.harness.backbone import create_model
-from attnbench.harness.parameters import measure as count_parameters
+from attnbench.harness.counting.parameters import measure as count_parameters
+from attnbench.harness.models.backbone import create_model
 from attnbench.pictures import SIDE, beside, pictures
 from attnbench.registry import MechanismSpec
 

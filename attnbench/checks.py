@@ -4,7 +4,8 @@
     for result in check_mechanism("my_file.py"):
         print(result)
 
-Each check is a function of one file ``_check_*.py``; docs/checks.md lists them with their reasons.
+Each check is a function of one file of ``attnbench/conformance``; docs/checks.md lists them with their
+reasons.
 """
 
 import contextlib
@@ -21,32 +22,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench import (
-    _check_behaviour,
-    _check_cost,
-    _check_graph,
-    _check_implementations,
-    _check_numbers,
-    _check_pattern,
-    _check_precision,
-    _check_shapes,
-    registry,
+from attnbench import registry
+from attnbench.conformance import (
+    behaviour,
+    cost,
+    graph,
+    implementations,
+    numbers,
+    pattern,
+    precision,
+    shapes,
 )
-from attnbench._check_command import named
-from attnbench._check_subject import SITES, Check, Failure, Skip, Subject
+from attnbench.conformance.command import named
+from attnbench.conformance.subject import SITES, Check, Failure, Skip, Subject
 from attnbench.discovery import FOLDER
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.registry import MechanismSpec
 
 _MODULES = (
-    _check_shapes,
-    _check_behaviour,
-    _check_numbers,
-    _check_precision,
-    _check_implementations,
-    _check_graph,
-    _check_cost,
-    _check_pattern,
+    shapes,
+    behaviour,
+    numbers,
+    precision,
+    implementations,
+    graph,
+    cost,
+    pattern,
 )
 CHECKS = {
     found.name: found for module in _MODULES for found in vars(module).values() if isinstance(found, Check)

@@ -1,4 +1,4 @@
-"""The layouts a mechanism is dropped into, as data; :mod:`attnbench.harness.backbone` builds them."""
+"""The layouts a mechanism is dropped into, as data; :mod:`attnbench.harness.models.backbone` builds them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

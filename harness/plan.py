@@ -9,9 +9,9 @@ import torch
 
 from attnbench.errors import AttnbenchError
 from attnbench.harness import environment
-from attnbench.harness.backbone import create_model
-from attnbench.harness.throughput import Effort
-from attnbench.harness.train import Recipe
+from attnbench.harness.models.backbone import create_model
+from attnbench.harness.timing.throughput import Effort
+from attnbench.harness.training.train import Recipe
 from attnbench.layouts import get_layout
 from attnbench.record import Cell
 from attnbench.registry import get

@@ -12,10 +12,13 @@ from typing import Protocol
 import torch
 
 from attnbench import store
-from attnbench.harness import accuracy, costs, environment, memory, parameters, throughput
-from attnbench.harness.backbone import Backbone, create_model, executed_impl
+from attnbench.harness import environment, memory
+from attnbench.harness.counting import costs, parameters
+from attnbench.harness.models.backbone import Backbone, create_model, executed_impl
 from attnbench.harness.plan import Request, plan
 from attnbench.harness.setting import Setting, make_batch, make_step
+from attnbench.harness.timing import throughput
+from attnbench.harness.training import accuracy
 from attnbench.record import Cell, Measurement
 
 

@@ -5,8 +5,8 @@ import timm
 import torch
 
 from attnbench import AttnbenchError, UnknownNameError, create_model, names
-from attnbench.harness.backbone import Backbone
-from attnbench.harness.checkpoints import from_timm_swin
+from attnbench.harness.models.backbone import Backbone
+from attnbench.harness.models.checkpoints import from_timm_swin
 from attnbench.layouts import LAYOUTS, SWIN_T
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from attnbench import ImplementationError, create_model, names
-from attnbench.harness import crosscheck, macs
+from attnbench.harness.counting import crosscheck, macs
 
 installed = importlib.util.find_spec("fvcore") is not None
 needs_fvcore = pytest.mark.skipif(not installed, reason="fvcore is not installed: attnbench[crosscheck]")

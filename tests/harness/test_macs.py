@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import AttnbenchError, Site, add_plugin, create_model, get, names, render, tables
-from attnbench.harness import census, costs, formulas, macs
-from attnbench.harness.backbone import Backbone
+from attnbench.harness.counting import census, costs, formulas, macs
+from attnbench.harness.models.backbone import Backbone
 from attnbench.record import Cell, Measurement
 
 

@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from attnbench.harness import accuracy, digits, environment, memory, parameters, throughput
+from attnbench.harness import environment, memory
+from attnbench.harness.counting import parameters
 from attnbench.harness.setting import Setting, make_step
-from attnbench.harness.train import Recipe, train
+from attnbench.harness.timing import throughput
+from attnbench.harness.training import accuracy, digits
+from attnbench.harness.training.train import Recipe, train
 from attnbench.layouts import SWIN_PICO
 
 CPU = torch.device("cpu")

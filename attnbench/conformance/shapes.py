@@ -1,6 +1,6 @@
 """Checks: the module exists at every place of the layout, and takes any map."""
 
-from attnbench._check_subject import Failure, Size, Subject, check, gradients, show
+from attnbench.conformance.subject import Failure, Size, Subject, check, gradients, show
 from attnbench.errors import ImplementationError
 
 

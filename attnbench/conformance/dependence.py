@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from attnbench._check_subject import noise, run
+from attnbench.conformance.subject import noise, run
 
 QUERIES, STEPS, PARTS, ROUNDS = 6, 25, 4, 17
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench import _dependence, registry
-from attnbench._check_subject import (
+from attnbench import registry
+from attnbench.conformance import dependence
+from attnbench.conformance.subject import (
     EQUAL,
     ODD,
     Failure,
@@ -36,7 +37,7 @@ DESCRIPTIONS = {
 def pattern(subject: Subject) -> str:
     """Whether attended positions move with the image, and by query, is as declared: static, image or query.
 
-    See :mod:`attnbench._dependence` for how it is measured.
+    See :mod:`attnbench.conformance.dependence` for how it is measured.
     """
     declared = subject.spec.facts.pattern
     seen: dict[str, str] = {}
@@ -57,13 +58,13 @@ def _measure(subject: Subject, site: Site, size: Size) -> tuple[str, str]:
     """One of PATTERNS at one site, and the evidence."""
     seeds = range(1, IMAGES + 1)
     supports = torch.stack([_support(subject, site, size, s, fixed_addresses=True) for s in seeds])
-    moves, by_query = _dependence.moving(supports)
+    moves, by_query = dependence.moving(supports)
     if moves:
         share = float((supports.any(0) & ~supports.all(0)).double().mean())
         evidence = f"{share:.1%} of the Jacobian's entries are zero for some of {IMAGES} images only"
         return "query" if by_query else "image", evidence
     module = subject.build(site, subject.impls[0])
-    jumped = _dependence.jumps(module, subject.image(site, size, seed=1), subject.image(site, size, seed=2))
+    jumped = dependence.jumps(module, subject.image(site, size, seed=1), subject.image(site, size, seed=2))
     if len(jumped):
         fewest = int(jumped.sum(1).min())
         evidence = f"the output jumps between two images, at {fewest} of {jumped.shape[1]} tokens alone"
@@ -151,7 +152,7 @@ def _support(subject: Subject, site: Site, size: Size, seed: int = 1, *, fixed_a
     key = ("support", site, size, seed, fixed_addresses)
     module, x = subject.build(site, subject.impls[0]), subject.image(site, size, seed=seed)
     if key not in subject.memory:
-        subject.memory[key] = _dependence.support(module, x, fixed_addresses=fixed_addresses)
+        subject.memory[key] = dependence.support(module, x, fixed_addresses=fixed_addresses)
     return subject.memory[key]
 
 

@@ -1,9 +1,9 @@
 """Multiply-adds (MACs): as torch's counter sees them, forward and backward.
 
 A MAC is one multiplication with one addition. Papers on vision transformers, and fvcore, call these
-"FLOPs"; torch's ``FlopCounterMode`` counts two per MAC. What is counted, and which operators make a count
-a lower bound, is told in :mod:`attnbench.harness.census`; the formulas that a count is compared with are
-those of :meth:`attnbench.harness.backbone.Backbone.macs`.
+"FLOPs"; torch's ``FlopCounterMode`` counts two per MAC. What is counted, and which operators make a
+count a lower bound, is told in :mod:`attnbench.harness.counting.census`; the formulas that a count is
+compared with are those of :meth:`attnbench.harness.models.backbone.Backbone.macs`.
 """
 
 import functools
@@ -17,8 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.errors import AttnbenchError
-from attnbench.harness.census import Census
-from attnbench.harness.formulas import formulas
+from attnbench.harness.counting.census import Census
+from attnbench.harness.counting.formulas import formulas
 
 
 @dataclass(frozen=True)

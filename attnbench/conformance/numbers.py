@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench._check_subject import (
+from attnbench.conformance.subject import (
     EQUAL,
     ODD,
     Failure,

@@ -6,7 +6,7 @@ import pickle
 import torch
 from torch import Tensor, nn
 
-from attnbench._check_subject import (
+from attnbench.conformance.subject import (
     EQUAL,
     ODD,
     Failure,

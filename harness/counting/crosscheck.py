@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attnbench.errors import ImplementationError
-from attnbench.harness.census import is_free
+from attnbench.harness.counting.census import is_free
 
 _PRODUCTS = ("addmm", "bmm", "conv", "einsum", "linear", "matmul", "mm")
 

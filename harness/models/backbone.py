@@ -1,7 +1,7 @@
 """The Swin-T layout with a hole where attention goes.
 
 With ``shifted_window`` in the hole it is timm's ``swin_tiny_patch4_window7_224``: the parts are timm's
-and so are the parameter names (see :mod:`attnbench.harness.checkpoints`).
+and so are the parameter names (see :mod:`attnbench.harness.models.checkpoints`).
 Source: Liu et al., 2021, "Swin Transformer", arXiv:2103.14030, section 3.1.
 """
 

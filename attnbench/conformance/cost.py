@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnbench._check_subject import ODD, Failure, Size, Subject, check
+from attnbench.conformance.subject import ODD, Failure, Size, Subject, check
 from attnbench.errors import ImplementationError
 from attnbench.layouts import SWIN_T
 from attnbench.registry import Site
@@ -17,7 +17,7 @@ PHASES = ("projection", "routing", "sampling", "attention", "local", "position")
 @check("single_token", "smaller_than_window", "meta_device")
 def macs_equal_counted(subject: Subject) -> str:
     """The formula macs(height, width) equals what torch counts for eager, to the last multiply-add."""
-    from attnbench.harness import macs
+    from attnbench.harness.counting import macs
 
     subject.method("macs")
     compared = 0
@@ -33,7 +33,7 @@ def macs_equal_counted(subject: Subject) -> str:
 @check("macs_equal_counted")
 def backward_macs_equal_counted(subject: Subject) -> str:
     """The cost of the gradients is as declared: macs_backward, or twice macs but for phase routing."""
-    from attnbench.harness import macs
+    from attnbench.harness.counting import macs
 
     compared = 0
     for module, x, size in _on_meta(subject):
@@ -49,7 +49,7 @@ def backward_macs_equal_counted(subject: Subject) -> str:
 @check()
 def operators_counted(subject: Subject) -> str:
     """No implementation runs an operator that may cost multiply-adds and has no formula."""
-    from attnbench.harness import macs
+    from attnbench.harness.counting import macs
 
     refused = ""
     for site, impl, size in subject.cases(impls=True):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench import registry
-from attnbench._check_subject import ODD, Failure, Size, Subject, check, randomise, run
+from attnbench.conformance.subject import ODD, Failure, Size, Subject, check, randomise, run
 from attnbench.errors import ImplementationError
 from attnbench.registry import Site
 

@@ -3,7 +3,7 @@
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from attnbench._check_subject import EQUAL, ODD, Failure, Subject, check, difference, run
+from attnbench.conformance.subject import EQUAL, ODD, Failure, Subject, check, difference, run
 
 
 @check("determinism")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnbench._check_subject import (
+from attnbench.conformance.subject import (
     EQUAL,
     ODD,
     Failure,

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from attnbench.errors import AttnbenchError
-from attnbench.harness import macs
-from attnbench.harness.backbone import Backbone, executed_impl
+from attnbench.harness.counting import macs
+from attnbench.harness.models.backbone import Backbone, executed_impl
 from attnbench.record import Cell, Measurement
 
 Build = Callable[[str], Backbone]

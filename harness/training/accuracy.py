@@ -8,8 +8,8 @@ import math
 import torch
 from torch import nn
 
-from attnbench.harness import digits
-from attnbench.harness.train import Recipe, train
+from attnbench.harness.training import digits
+from attnbench.harness.training.train import Recipe, train
 
 
 def measure(

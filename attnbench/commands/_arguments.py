@@ -1,0 +1,92 @@
+"""What the commands share: options, and the reading of their values."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from attnbench import registry
+from attnbench.errors import AttnbenchError, UnknownNameError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+DEFAULT_OUT = "attnbench-results"
+_BEFORE_TORCH = {
+    "KINETO_LOG_LEVEL": "99",  # torch's profiler chats on stderr otherwise
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait are starved by any other process
+}
+
+
+def before_torch() -> None:
+    """Set the environment that torch reads when it is imported, where the user has not."""
+    for variable, value in _BEFORE_TORCH.items():
+        os.environ.setdefault(variable, value)
+
+
+def plugin_option(command: Command) -> Command:
+    """``--plugin FILE``, repeatable, on a command."""
+
+    def load(context: click.Context, parameter: click.Parameter, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            registry.add_plugin(path)
+        return paths
+
+    return click.option(
+        "--plugin",
+        multiple=True,
+        metavar="FILE",
+        callback=load,
+        expose_value=False,
+        is_eager=True,
+        help="Python file that registers mechanisms; may be repeated.",
+    )(command)
+
+
+def names(kind: str, text: str, known: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """Comma-separated names in the order given, each once; UnknownNameError where one is not known."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in known:
+            if kind == "mechanism":
+                registry.get(name)  # says why, if its file failed to import
+            raise UnknownNameError(kind, name, known)
+    return names
+
+
+def option(text: str) -> tuple[str, Any]:
+    """``topk=[1,4,16,null]`` as a name and a value; a value that is not JSON is a string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise AttnbenchError(f"--set must be OPTION=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise AttnbenchError(f"cannot write {path}: {error.strerror}; give another --output") from error
+
+
+def positive(option: str, text: str, default: int, least: int = 1) -> int:
+    """A whole number of at least ``least``; ``default`` where the option was not given."""
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise AttnbenchError(f"--{option} must be a whole number of at least {least}, got {text!r}")
+    return value
+
+
+def warn(line: str) -> None:
+    """Tell the user, beside the output."""
+    click.echo(f"warning: {line}", err=True)

@@ -1,0 +1,99 @@
+"""``attnbench run``: measure what has no record yet."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from attnbench import registry
+from attnbench.commands._arguments import (
+    DEFAULT_OUT,
+    before_torch,
+    names,
+    option,
+    plugin_option,
+    positive,
+    warn,
+)
+from attnbench.commands.table import ablation
+
+METRICS = ("params", "macs", "memory", "throughput", "accuracy")
+
+
+@click.command()
+@click.option("--mechanisms", default="", metavar="A,B", help="Names, comma-separated.  [default: all]")
+@click.option("--metrics", default=",".join(METRICS), show_default=True, metavar="A,B", help="Of these.")
+@click.option("--layout", default="swin_t", show_default=True, help="Layout the mechanisms are dropped into.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+@click.option("--precision", default="fp32,amp", show_default=True, metavar="A,B", help="amp: bfloat16.")
+@click.option("--modes", default="infer,train", show_default=True, metavar="A,B", help="infer, train.")
+@click.option("--batch-size", default="", metavar="N", help="[default: 1 on CPU, 64 on CUDA]")
+@click.option("--resolution", default="", metavar="N", help="Pixels a side.  [default: the layout's]")
+@click.option("--impl", default="auto", show_default=True, help="Implementation of the mechanisms.")
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the mechanisms.")
+@click.option("--preset", default="quick", show_default=True, help="quick or full: repeats and epochs.")
+@click.option("--seed", default="0", show_default=True, metavar="N", help="Of weights, inputs and training.")
+@click.option("--force", is_flag=True, help="Measure again what has a record.")
+@click.option("--out", default=DEFAULT_OUT, show_default=True, metavar="DIR", help="Where records are kept.")
+@plugin_option
+def command(
+    mechanisms: str,
+    metrics: str,
+    layout: str,
+    device: str,
+    precision: str,
+    modes: str,
+    batch_size: str,
+    resolution: str,
+    impl: str,
+    settings: tuple[str, ...],
+    preset: str,
+    seed: str,
+    force: bool,
+    out: str,
+) -> None:
+    """Measure what has no record yet, then print the table.
+
+    Accuracy is always measured by training the small layout swin_pico on images that need no download.
+    """
+    from attnbench.layouts import get_layout
+
+    chosen = {
+        "mechanisms": names("mechanism", mechanisms, registry.names()) or tuple(registry.names()),
+        "metrics": names("metric", metrics, METRICS),
+        "precisions": names("precision", precision, ("fp32", "amp")),
+        "modes": names("mode", modes, ("infer", "train")),
+        "layout": get_layout(layout).name,
+        "resolution": positive("resolution", resolution, get_layout(layout).img_size),
+        "seed": positive("seed", seed, 0, least=0),
+        "impl": impl,
+        "options": dict(option(setting) for setting in settings),
+        "force": force,
+        "out": Path(out),
+    }
+    names("preset", preset, ("quick", "full"))
+    every = {impl for name in registry.names() for impl in registry.get(name).facts.impls}
+    names("implementation", impl, ["auto", *sorted(every)])
+    batch = positive("batch-size", batch_size, 0)
+    _run(chosen, bool(mechanisms), device, batch, preset)
+
+
+def _run(chosen: dict[str, Any], named: bool, device: str, batch: int, preset: str) -> None:
+    """The part of ``run`` that needs torch; ``named``: the user chose the mechanisms."""
+    before_torch()
+    from attnbench.harness import environment, plan, runner
+    from attnbench.progress import make_progress
+
+    where = environment.resolve_device(device)
+    batch = batch or (64 if where.type == "cuda" else 1)
+    chosen["mechanisms"] = tuple(
+        plan.usable(chosen["mechanisms"], chosen["impl"], chosen["options"], skip=not named, say=warn)
+    )
+    request = plan.Request(**chosen, device=where, batch_size=batch, preset=plan.PRESETS[preset])
+    with make_progress() as progress:
+        summary = runner.run(request, progress)
+    click.echo(ablation(chosen["out"] / "records", "md", chosen["layout"], chosen["resolution"], str(where)))
+    before = f", {summary.known} were there already" if summary.known else ""
+    click.echo(f"{summary.measured} cells measured{before}; records: {summary.path}")
+    for failure in summary.failed:
+        click.echo(f"failed: {failure}", err=True)

@@ -1,0 +1,1 @@
+"""The layouts as models, with a hole where attention goes."""

@@ -1,0 +1,1 @@
+"""Throughput: samples of time and what they say."""
