@@ -10,6 +10,59 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._local import depthwise
+from attnbench.mechanisms._windows import pad_map
+
+
+def map_attention(
+    qkv: Tensor,
+    routes: Tensor,
+    lepe_weight: Tensor | None,
+    lepe_bias: Tensor | None,
+    *,
+    num_heads: int,
+    region: tuple[int, int],
+    scale: float,
+    attend_padding: bool,
+    dim: int | None = None,
+    method: str = "gathered",
+    impl: str = "eager",
+) -> Tensor:
+    """All of the mechanism between its two projections but the routing, on a map as it lies in memory.
+
+    The truth that the fused kernels are compared with; they take the same arguments up to ``attend_padding``.
+
+    Args:
+        qkv: (B, H, W, 2·qk_dim + C), the projection's output q | k | v, channel = head · d + channel of it.
+        routes: (B, R, k) int64 numbers of routed regions; R = ceil(H/h) · ceil(W/w), row-major.
+        lepe_weight: (C, 1, K, K) depth-wise kernel of the local term, K odd; ``None`` for no local term.
+        lepe_bias: (C,), or ``None``.
+        num_heads: divides qk_dim and C.
+        region: (h, w) tokens of a region; the last ones may reach beyond the map.
+        scale: factor on the logits.
+        attend_padding: tokens beyond the map are keys and values of zero (True), or not attended to.
+        dim: C; ``None`` for that of ``lepe_weight``, or a third of the channels of ``qkv`` without it.
+        method: ``gathered`` or ``masked``, see the functions of these names.
+        impl: of :func:`attend`.
+
+    Returns:
+        (B, H, W, C), contiguous or not.
+    """
+    H, W = qkv.shape[1:3]
+    if dim is None:
+        dim = qkv.shape[3] // 3 if lepe_weight is None else lepe_weight.shape[0]
+    qk_dim = (qkv.shape[3] - dim) // 2
+    padded = bool(H % region[0] or W % region[1])
+    real = real_tokens((H, W), region, qkv.device) if padded and not attend_padding else None
+    q, k, v = (
+        to_regions(t, region, num_heads) for t in pad_map(qkv, region).split((qk_dim, qk_dim, dim), dim=-1)
+    )
+    attention = masked_attention if method == "masked" else gathered_attention
+    out = attention(q, k, v, routes, scale=scale, real=real, impl=impl)
+    out = from_regions(out, region, (H, W))
+    if lepe_weight is not None:
+        out = out + depthwise(qkv[..., -dim:], lepe_weight, lepe_bias)
+    return out
 
 
 def to_regions(x: Tensor, region: tuple[int, int], num_heads: int) -> Tensor:
@@ -35,23 +88,32 @@ def real_tokens(size: tuple[int, int], region: tuple[int, int], device: torch.de
     return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(2, 3).flatten(0, 1)
 
 
-def route(q: Tensor, k: Tensor, topk: int, real: Tensor | None = None) -> Tensor:
+def route(q: Tensor, k: Tensor, region: tuple[int, int], topk: int) -> Tensor:
     """Choose for each region the ``topk`` regions whose mean key agrees best with its mean query.
 
     All heads decide together, and no gradient passes: the result is indices. Cost: R²·C MACs.
 
     Args:
-        q, k: (B, heads, R, n, d).
-        real: (R, n) bool; the means leave out the others, which must be zero.
+        q, k: (B, H, W, C), as a map.
+        region: (h, w) tokens of a region. Means are of real tokens; a region has at least one.
+        topk: on a map with fewer regions, all of them are chosen.
 
     Returns:
         (B, R, topk) region numbers, best first.
     """
-    q, k = (t.mean(3).transpose(1, 2).flatten(2) for t in (q, k))  # (B, R, C)
-    if real is not None:
-        share = real.sum(1, keepdim=True) / real.shape[1]  # of real tokens in a region
-        q, k = q / share.to(q.dtype), k / share.to(k.dtype)
-    return (q @ k.transpose(1, 2)).topk(topk, dim=-1).indices
+    q, k = (region_means(t, region).flatten(1, 2) for t in (q, k))
+    return (q @ k.transpose(1, 2)).topk(min(topk, q.shape[1]), dim=-1).indices
+
+
+def region_means(x: Tensor, region: tuple[int, int]) -> Tensor:
+    """(B, H, W, C) to the means of regions' real tokens (B, ceil(H/h), ceil(W/w), C)."""
+    (H, W), (h, w) = x.shape[1:3], region
+    means = pad_map(x, region).unflatten(2, (-1, w)).unflatten(1, (-1, h)).mean((2, 4))
+    for axis, length, step in ((1, H, h), (2, W, w)):
+        if length % step:  # the last region of the axis has fewer tokens than it was divided by
+            last = means.narrow(axis, means.shape[axis] - 1, 1) * (step / (length % step))
+            means = torch.cat((means.narrow(axis, 0, means.shape[axis] - 1), last), axis)
+    return means
 
 
 def gathered_attention(

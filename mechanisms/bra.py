@@ -127,12 +127,23 @@ class BiLevelRoutingAttention(nn.Module):
         """Map (B, H, W, C) to (B, H, W, C)."""
         if self.full is not None:
             return self.full(x)
-        _, H, W, _ = x.shape
-        q, k, v, v_map, real = self._project(x)
-        out = self._attend(q, k, v, self._route(q, k, real), real)
-        out = _bra.from_regions(out, self._region(H, W), (v_map.shape[1], v_map.shape[2]))
-        if self.lepe is not None:
-            out = out + self.lepe(v_map)
+        H, W = x.shape[1:3]
+        qkv = self._project(x)
+        region = self._region(H, W)
+        routes = self._route(qkv, region)
+        lepe = (None, None) if self.lepe is None else (self.lepe.weight, self.lepe.bias)
+        out = _bra.map_attention(
+            qkv,
+            routes,
+            *lepe,
+            num_heads=self.num_heads,
+            region=region,
+            scale=self.scale,
+            attend_padding=self.padding == "nchw",
+            dim=self.dim,
+            method="masked" if self._dense(routes.shape[1], region[0] * region[1]) else "gathered",
+            impl="sdpa" if self.impl == "sdpa" else "eager",
+        )
         return self.proj(out)[:, :H, :W]
 
     def routed_regions(self, x: Tensor) -> Tensor:
@@ -143,32 +154,21 @@ class BiLevelRoutingAttention(nn.Module):
         """
         if self.full is not None:
             raise ValueError("routed_regions needs topk to be a number, got None")
-        q, k, _, _, real = self._project(x)
-        return self._route(q, k, real)
+        return self._route(self._project(x), self._region(*x.shape[1:3]))
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """q, k, v in region order; v as a map for LePE; which tokens are real, where some are not."""
-        H, W = x.shape[1:3]
-        region = self._region(H, W)
+    def _project(self, x: Tensor) -> Tensor:
+        """q, k and v side by side, (B, H, W, 2·qk_dim + C); on a padded map with ``padding="legacy"``."""
+        self._region(*x.shape[1:3])  # first of all, whether the map will do
         if self.padding == "legacy":
             x = pad_map(x, (self.num_regions, self.num_regions))
-        q, k, v = self.qkv(x).split((self.qk_dim, self.qk_dim, self.dim), dim=-1)
-        real = None
-        if self.padding != "legacy" and (H % region[0] or W % region[1]):
-            real = _bra.real_tokens((H, W), region, x.device)
-        q, k, v_regions = (_bra.to_regions(pad_map(t, region), region, self.num_heads) for t in (q, k, v))
-        return q, k, v_regions, v, real
+        qkv: Tensor = self.qkv(x)
+        return qkv
 
-    def _route(self, q: Tensor, k: Tensor, real: Tensor | None) -> Tensor:
+    def _route(self, qkv: Tensor, region: tuple[int, int]) -> Tensor:
+        q, k = qkv[..., : self.qk_dim], qkv[..., self.qk_dim : 2 * self.qk_dim]
         if self.detach_routing:
             q, k = q.detach(), k.detach()
-        return _bra.route(q, k, min(self.topk, q.shape[2]), real)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, routes: Tensor, real: Tensor | None) -> Tensor:
-        attention = _bra.masked_attention if self._dense(q.shape[2], q.shape[3]) else _bra.gathered_attention
-        keys = real if self.padding == "masked" else None
-        impl = "sdpa" if self.impl == "sdpa" else "eager"
-        return attention(q, k, v, routes, scale=self.scale, real=keys, impl=impl)
+        return _bra.route(q, k, region, self.topk)
 
     def _dense(self, regions: int, tokens: int) -> bool:
         """Whether to mask rather than gather: where a mask costs little and gathering would copy much.
