@@ -6,7 +6,7 @@ from numbers import Real
 
 import pandas as pd
 
-from attnbench import registry
+from attnbench import references, registry
 from attnbench.errors import AttnbenchError, UnknownNameError
 
 FORMATS = ("md", "csv", "latex", "html")
@@ -102,6 +102,8 @@ def _agree(raw: pd.DataFrame) -> bool:
 
 def _title(row: str) -> str:
     mechanism, bracket, options = row.partition("[")
+    if references.is_reference(mechanism):
+        return references.TITLES[mechanism]
     try:
         title = registry.get(mechanism).facts.title
     except AttnbenchError:

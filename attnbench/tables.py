@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from attnbench import certificates
+from attnbench import certificates, references
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.record import Cell, Measurement
 from attnbench.render import Column, Table
@@ -217,7 +217,7 @@ def _add_certified(
     table.raw["certified"] = pd.array(list(valid.values()), dtype="boolean")
     note = "Uncertified: 'attnbench check' has not passed for this source and these options."
     for row in valid:
-        if not valid[row]:
+        if not valid[row] and not references.is_reference(row):
             _mark(table, row, "mechanism", note)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from attnbench import references
 from attnbench.errors import AttnbenchError
 from attnbench.harness import environment
 from attnbench.harness.models.backbone import create_model
@@ -64,9 +65,7 @@ def plan(request: Request) -> Iterator[Cell]:
                 "layout": request.layout,
                 "metric": metric,
                 "resolution": request.resolution,
-                "impl": request.impl,
-                "options": request.options,
-                "source": get(mechanism).digest(),
+                **_identity(mechanism, request),
             }
             if metric in ("params", "macs"):
                 # the same on every machine: neither device nor versions are part of the key
@@ -90,6 +89,13 @@ def plan(request: Request) -> Iterator[Cell]:
                     yield Cell(**base, mode=mode, precision=precision, batch_size=request.batch_size)
 
 
+def _identity(mechanism: str, request: Request) -> dict[str, Any]:
+    """What tells one build of a mechanism from another; a reference has no implementations or options."""
+    if references.is_reference(mechanism):
+        return {"source": references.source(mechanism)}
+    return {"impl": request.impl, "options": request.options, "source": get(mechanism).digest()}
+
+
 def usable(
     mechanisms: Iterable[str],
     impl: str,
@@ -101,7 +107,7 @@ def usable(
     """Those of the mechanisms that import and can be built so, known before the first hour.
 
     Args:
-        mechanisms: names.
+        mechanisms: names; references are usable everywhere.
         impl: implementation asked for.
         options: of the mechanisms.
         skip: pass over one that cannot be used and ``say`` why; otherwise raise.
@@ -110,6 +116,9 @@ def usable(
         AttnbenchError: a file fails to import, an option is wrong, or the implementation cannot run here.
     """
     for name in mechanisms:
+        if references.is_reference(name):
+            yield name
+            continue
         try:
             with torch.device("meta"):
                 create_model("swin_pico", name, impl=impl, **options)

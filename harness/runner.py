@@ -14,7 +14,8 @@ import torch
 from attnbench import store
 from attnbench.harness import environment, memory
 from attnbench.harness.counting import costs, parameters
-from attnbench.harness.models.backbone import Backbone, create_model, executed_impl
+from attnbench.harness.models.backbone import executed_impl
+from attnbench.harness.models.build import Model, build
 from attnbench.harness.plan import Request, plan
 from attnbench.harness.setting import Setting, make_batch, make_step
 from attnbench.harness.timing import throughput
@@ -117,37 +118,32 @@ def _one_by_one(
         progress.step(str(cell))
 
 
-def _model(cell: Cell, impl: str | None = None) -> Backbone:
-    torch.manual_seed(cell.seed)
-    return create_model(cell.layout, cell.mechanism, impl=impl or cell.impl, **cell.options)
-
-
 @dataclass
 class _Kept:
     """Models built before, for cells that differ in mode and precision only: building one is slow."""
 
     most: int
-    models: dict[str, Backbone] = field(default_factory=dict)
+    models: dict[str, Model] = field(default_factory=dict)
 
-    def get(self, cell: Cell) -> Backbone:
+    def get(self, cell: Cell) -> Model:
         """The model of a cell, without gradients of an earlier use."""
         same = cell.model_copy(update={"mode": "", "precision": ""}).key()
         if same not in self.models:
             while len(self.models) >= self.most:
                 self.models.pop(next(iter(self.models)))
-            self.models[same] = _model(cell)
+            self.models[same] = build(cell)
         self.models[same].zero_grad(set_to_none=True)
         return self.models[same]
 
 
 def _params(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
     with torch.device("meta"):
-        model = _model(cell, "eager")
+        model = build(cell, "eager")
     return [Measurement.of(cell, "parameters", parameters.measure(model), "parameters")]
 
 
 def _macs(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
-    return costs.measure(cell, lambda impl: _model(cell, impl))
+    return costs.measure(cell, lambda impl: build(cell, impl))
 
 
 def _memory(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
@@ -169,7 +165,7 @@ def _memory(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
 
 
 def _accuracy(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
-    model = _model(cell)
+    model = build(cell)
     percent, details = accuracy.measure(
         model, cell.resolution, request.preset.recipe, request.device, cell.seed
     )
@@ -207,7 +203,7 @@ def _throughput(
     progress.phase(f"throughput, {group[0].mode} {group[0].precision}", len(group) + effort.max_blocks)
     steps: dict[str, throughput.Step] = {}
     repeats: dict[str, int] = {}
-    models: dict[str, Backbone] = {}
+    models: dict[str, Model] = {}
     for key, cell in by_key.items():
         try:
             model = kept.get(cell)

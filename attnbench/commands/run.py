@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from attnbench import registry
+from attnbench import references, registry
 from attnbench.commands._arguments import (
     DEFAULT_OUT,
     before_torch,
@@ -21,7 +21,9 @@ METRICS = ("params", "macs", "memory", "throughput", "accuracy")
 
 
 @click.command()
-@click.option("--mechanisms", default="", metavar="A,B", help="Names, comma-separated.  [default: all]")
+@click.option(
+    "--mechanisms", default="", metavar="A,B", help="Comma-separated; also timm_swin.  [default: all]"
+)
 @click.option("--metrics", default=",".join(METRICS), show_default=True, metavar="A,B", help="Of these.")
 @click.option("--layout", default="swin_t", show_default=True, help="Layout the mechanisms are dropped into.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
@@ -59,7 +61,8 @@ def command(
     from attnbench.layouts import get_layout
 
     chosen = {
-        "mechanisms": names("mechanism", mechanisms, registry.names()) or tuple(registry.names()),
+        "mechanisms": names("mechanism", mechanisms, [*registry.names(), *references.TITLES])
+        or tuple(registry.names()),
         "metrics": names("metric", metrics, METRICS),
         "precisions": names("precision", precision, ("fp32", "amp")),
         "modes": names("mode", modes, ("infer", "train")),

@@ -14,10 +14,11 @@ from torch import nn
 
 from attnbench.errors import AttnbenchError
 from attnbench.harness.counting import macs
-from attnbench.harness.models.backbone import Backbone, executed_impl
+from attnbench.harness.models.backbone import executed_impl
+from attnbench.harness.models.build import Model
 from attnbench.record import Cell, Measurement
 
-Build = Callable[[str], Backbone]
+Build = Callable[[str], Model]
 """Makes the model with the implementation it is given, on torch's default device."""
 Count = Callable[[nn.Module, torch.Tensor], macs.Count]
 
@@ -47,9 +48,9 @@ class _Counting:
 
     def __init__(self, cell: Cell, build: Build) -> None:
         self.cell, self.build = cell, build
-        self.models: dict[str, Backbone] = {}
+        self.models: dict[str, Model] = {}
 
-    def model(self, impl: str) -> Backbone:
+    def model(self, impl: str) -> Model:
         """The model with an implementation, on meta tensors."""
         if impl not in self.models:
             with torch.device("meta"):
@@ -64,7 +65,7 @@ class _Counting:
             with torch.device("cpu"):
                 return self._on(torch.device("cpu"), self.build(impl), count)
 
-    def _on(self, device: torch.device, model: Backbone, count: Count) -> macs.Count:
+    def _on(self, device: torch.device, model: Model, count: Count) -> macs.Count:
         side = self.cell.resolution
         return count(
             model.train(count is macs.count_backward),

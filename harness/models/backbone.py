@@ -7,7 +7,7 @@ Source: Liu et al., 2021, "Swin Transformer", arXiv:2103.14030, section 3.1.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.layers import ClassifierHead, DropPath, Mlp, PatchEmbed
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from attnbench.errors import AttnbenchError
 from attnbench.layouts import Layout, get_layout
 from attnbench.registry import MechanismSpec, Site, get
+
+if TYPE_CHECKING:
+    from attnbench.harness.models.build import Model
 
 
 class Block(nn.Module):
@@ -186,7 +189,7 @@ def create_model(layout: str, mechanism: str, *, impl: str = "auto", **options: 
 _LAYOUT_OPTIONS = ("num_classes", "in_chans", "img_size", "drop_path_rate")
 
 
-def executed_impl(model: Backbone) -> str:
+def executed_impl(model: "Model") -> str:
     """Implementation that the attention modules run, ``+``-joined where they differ."""
     return "+".join(sorted({str(getattr(attention, "impl", "eager")) for attention in model.attentions()}))
 
