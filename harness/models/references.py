@@ -9,6 +9,7 @@ Source: ``timm.models.swin_transformer``; Liu et al., 2021, "Swin Transformer", 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from timm.models.swin_transformer import SwinTransformer, WindowAttention
@@ -58,6 +59,7 @@ class TimmSwin(SwinTransformer):
             drop_path_rate=layout.drop_path_rate,
         )
         self.layout, self.mechanism = layout, "timm_swin_sdpa" if fused else "timm_swin"
+        attention: Any
         for attention in self.attentions():
             attention.fused_attn = fused
             attention.impl = "sdpa" if fused else "eager"
