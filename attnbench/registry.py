@@ -246,6 +246,17 @@ def add_plugin(path: str | Path) -> None:
         _add(_state.sources, source)
 
 
+def plugins() -> list[str]:
+    """Paths of the files added with :func:`add_plugin`, in order."""
+    return [source.origin for source in _state.plugins]
+
+
+def registering_modules() -> list[str]:
+    """Modules that registered a mechanism when they ran, though no place that is searched names them."""
+    known = _sources()
+    return sorted({r[0].__module__ for name, r in _state.registered.items() if name not in known})
+
+
 def _sources() -> dict[str, Source]:
     if _state.sources is None:
         found: dict[str, Source] = {}

@@ -58,6 +58,11 @@ def pin_allocator() -> None:
     _pinned.update({name: value for name, (code, value) in _MALLOPT.items() if libc.mallopt(code, value)})
 
 
+def allocator_is_pinned() -> bool:
+    """Whether :func:`pin_allocator` has been called, and had something to do."""
+    return bool(_pinned)
+
+
 @functools.cache
 def describe(device: torch.device) -> dict[str, Any]:
     """Device, library versions, precision and thread settings, commit: the provenance of a record."""

@@ -1,0 +1,25 @@
+"""How processes are started: forked from a server that has imported what they need. Needs no torch."""
+
+import multiprocessing
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
+
+PRELOADED = ("attnbench.__main__", "attnbench.harness.preloaded")
+
+
+def start_server() -> None:
+    """Let the server begin its imports now, while this process still has its own to do."""
+    if context().get_start_method() == "forkserver":
+        forkserver.ensure_running()
+
+
+def context() -> BaseContext:
+    """Processes forked from a server, which has neither threads nor a CUDA context; spawned without one.
+
+    torch's notes on multiprocessing allow CUDA in either, and in no process forked from one that has used it.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    chosen = multiprocessing.get_context("forkserver")
+    chosen.set_forkserver_preload(list(PRELOADED))
+    return chosen
