@@ -234,7 +234,7 @@ def _serve(pipe: Connection, log: str, inheritance: _Inheritance) -> None:
         if isinstance(failed_to_begin, Cause):
             pipe.send(failed_to_begin)
         elif isinstance(what, str):
-            _answer(pipe, _attempt(getattr(held, what), *args))
+            _answer(pipe, _attempt(lambda: getattr(held, what)(*args)))  # noqa: B023  called at once
         else:
             held = _attempt(what, *args)
             pipe.send(held if isinstance(held, Cause) else None)
