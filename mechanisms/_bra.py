@@ -88,32 +88,24 @@ def real_tokens(size: tuple[int, int], region: tuple[int, int], device: torch.de
     return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(2, 3).flatten(0, 1)
 
 
-def route(q: Tensor, k: Tensor, region: tuple[int, int], topk: int) -> Tensor:
+def route(qkv: Tensor, qk_dim: int, region: tuple[int, int], topk: int) -> Tensor:
     """Choose for each region the ``topk`` regions whose mean key agrees best with its mean query.
 
-    All heads decide together, and no gradient passes: the result is indices. Cost: R²·C MACs.
+    All heads decide together, and no gradient passes: the result is indices. Cost: R²·qk_dim MACs.
 
     Args:
-        q, k: (B, H, W, C), as a map.
+        qkv: (B, H, W, C'), a map that begins with ``qk_dim`` channels of queries and as many of keys.
         region: (h, w) tokens of a region. Means are of real tokens; a region has at least one.
         topk: on a map with fewer regions, all of them are chosen.
 
     Returns:
         (B, R, topk) region numbers, best first.
     """
-    q, k = (region_means(t, region).flatten(1, 2) for t in (q, k))
-    return (q @ k.transpose(1, 2)).topk(min(topk, q.shape[1]), dim=-1).indices
-
-
-def region_means(x: Tensor, region: tuple[int, int]) -> Tensor:
-    """(B, H, W, C) to the means of regions' real tokens (B, ceil(H/h), ceil(W/w), C)."""
-    (H, W), (h, w) = x.shape[1:3], region
-    means = pad_map(x, region).unflatten(2, (-1, w)).unflatten(1, (-1, h)).mean((2, 4))
-    for axis, length, step in ((1, H, h), (2, W, w)):
-        if length % step:  # the last region of the axis has fewer tokens than it was divided by
-            last = means.narrow(axis, means.shape[axis] - 1, 1) * (step / (length % step))
-            means = torch.cat((means.narrow(axis, 0, means.shape[axis] - 1), last), axis)
-    return means
+    # All channels, values too: pooling a part of them would first copy it. Cells are cut at the border.
+    means = F.avg_pool2d(qkv.permute(0, 3, 1, 2), region, ceil_mode=True).flatten(2)  # (B, C', R)
+    q, k = means[:, :qk_dim], means[:, qk_dim : 2 * qk_dim]
+    scores = q.transpose(1, 2) @ k
+    return scores.topk(min(topk, scores.shape[-1]), dim=-1).indices
 
 
 def gathered_attention(

@@ -1,5 +1,7 @@
 """Depth-wise convolution of a channels-last map: the local term (LePE, LCE) of several mechanisms."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,9 +9,54 @@ from torch.nn import functional as F
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Depth-wise convolution of (B, H, W, C) with (C, 1, k, k), odd k, stride 1 and zero padding k // 2."""
+    if x.device.type in ("cpu", "meta") and torch.is_grad_enabled():
+        if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
+            dtype = torch.get_autocast_dtype("cpu")  # what autocast does to a convolution
+            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        return _Depthwise.apply(x, weight, bias)
+    return _convolve(x, weight, bias)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # A channels-last view: oneDNN and cuDNN are several times faster on it than on a contiguous copy.
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[-1])
     return y.permute(0, 2, 3, 1)
+
+
+class _Depthwise(torch.autograd.Function):
+    """The same with the gradients written as forward convolutions, which oneDNN does 1.5 to 3 times faster.
+
+    Both cost what the convolution costs. They are made of differentiable operators, so there are second
+    derivatives too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _convolve(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        return (
+            _convolve(grad, weight.flip(2, 3), None) if need_x else None,
+            _weight_gradient(x, grad, weight.shape[-1]).to(weight.dtype) if need_weight else None,
+            grad.sum((0, 1, 2)) if need_bias else None,
+        )
+
+
+def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: int) -> Tensor:
+    """(C, 1, k, k): each channel of each image convolved with its gradient as the kernel, then summed.
+
+    In float32 at least: oneDNN has no fast half-precision kernel of that size, and the sums are long.
+    """
+    B, _, _, C = x.shape
+    wide = torch.promote_types(x.dtype, torch.float32)
+    plane = {"dtype": wide, "memory_format": torch.contiguous_format}  # cast and transposed in one pass
+    x, grad = (t.permute(0, 3, 1, 2).to(**plane).flatten(0, 1) for t in (x, grad))  # (B·C, H, W)
+    per_image = F.conv2d(x[None], grad[:, None], padding=kernel_size // 2, groups=B * C)
+    return per_image.view(B, C, 1, kernel_size, kernel_size).sum(0)
 
 
 class DepthwiseConv(nn.Module):

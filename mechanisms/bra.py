@@ -165,10 +165,9 @@ class BiLevelRoutingAttention(nn.Module):
         return qkv
 
     def _route(self, qkv: Tensor, region: tuple[int, int]) -> Tensor:
-        q, k = qkv[..., : self.qk_dim], qkv[..., self.qk_dim : 2 * self.qk_dim]
         if self.detach_routing:
-            q, k = q.detach(), k.detach()
-        return _bra.route(q, k, region, self.topk)
+            qkv = qkv.detach()
+        return _bra.route(qkv, self.qk_dim, region, self.topk)
 
     def _dense(self, regions: int, tokens: int) -> bool:
         """Whether to mask rather than gather: where a mask costs little and gathering would copy much.
