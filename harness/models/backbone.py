@@ -1,8 +1,8 @@
-"""The Swin-T layout with a hole where attention goes.
+"""A layout with a hole where attention goes.
 
-With ``shifted_window`` in the hole it is timm's ``swin_tiny_patch4_window7_224``: the parts are timm's
-and so are the parameter names (see :mod:`attnbench.harness.models.checkpoints`).
-Source: Liu et al., 2021, "Swin Transformer", arXiv:2103.14030, section 3.1.
+With ``shifted_window`` in ``swin_t`` it is timm's ``swin_tiny_patch4_window7_224``, with ``bra`` in the
+``biformer_...`` layouts it is BiFormer; see :mod:`attnbench.harness.models.checkpoints` for their weights.
+Sources: those of :mod:`attnbench.layouts`.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.layers import ClassifierHead, DropPath, Mlp, PatchEmbed
-from timm.models.swin_transformer import PatchMerging
+from timm.layers import ClassifierHead
 from torch import Tensor, nn
 
 from attnbench.errors import AttnbenchError
+from attnbench.harness.models.parts import Block, make_merging, make_norm, make_stem
 from attnbench.layouts import Layout, get_layout
 from attnbench.registry import MechanismSpec, Site, get
 
@@ -22,25 +22,8 @@ if TYPE_CHECKING:
     from attnbench.harness.models.build import Model
 
 
-class Block(nn.Module):
-    """Pre-norm residual block: attention, then MLP. Maps (B, H, W, C) to (B, H, W, C)."""
-
-    def __init__(self, dim: int, attention: nn.Module, mlp_ratio: float, drop_path: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = attention
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-
 class Stage(nn.Module):
-    """Patch merging (but in the first stage), then blocks."""
+    """Merging (but in the first stage), then blocks."""
 
     def __init__(self, downsample: nn.Module, blocks: list[Block]) -> None:
         super().__init__()
@@ -56,10 +39,10 @@ class Backbone(nn.Module):
     """A :class:`~attnbench.layouts.Layout` with one attention module per block.
 
     Args:
-        layout: channels, depths and sizes.
+        layout: channels, depths, sizes and parts.
         spec: the mechanism.
         impl: implementation of the mechanism, ``auto`` for its first.
-        options: options of the mechanism; a list gives one value per stage.
+        options: of the mechanism, over the layout's defaults for it; a list gives one value per stage.
 
     Raises:
         AttnbenchError: an attention module cannot be built.
@@ -75,40 +58,56 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.layout, self.mechanism = layout, spec.name
-        self.patch_embed = PatchEmbed(
-            img_size=layout.img_size,
-            patch_size=layout.patch_size,
-            in_chans=layout.in_chans,
-            embed_dim=layout.embed_dim,
-            norm_layer=nn.LayerNorm,
-            output_fmt="NHWC",
-            strict_img_size=False,
-            dynamic_img_pad=True,
-        )
+        self.options = {**layout.defaults.get(spec.name, {}), **(options or {})}
+        self.patch_embed = make_stem(layout)
         rates = torch.linspace(0, layout.drop_path_rate, sum(layout.depths), device="cpu").tolist()
         stages: list[list[Block]] = [[] for _ in layout.depths]
         sites: list[Site] = list(layout.sites(layout.img_size, layout.img_size))
         for site, rate in zip(sites, rates, strict=True):
-            attention = spec.build(site, impl=impl, **(options or {}))
-            stages[site.stage].append(Block(site.dim, attention, layout.mlp_ratio, rate))
+            attention = spec.build(site, impl=impl, **self.options)
+            stages[site.stage].append(Block(layout, site.dim, attention, rate))
         self.layers = nn.Sequential(
-            *(
-                Stage(PatchMerging(layout.dim(i - 1)) if i else nn.Identity(), blocks)
-                for i, blocks in enumerate(stages)
-            )
+            *(Stage(make_merging(layout, i), blocks) for i, blocks in enumerate(stages))
         )
         features = layout.dim(len(layout.depths) - 1)
-        self.norm = nn.LayerNorm(features)
+        self.norm = make_norm(layout)(features)
         self.head = ClassifierHead(features, layout.num_classes, pool_type="avg", input_fmt="NHWC")
+        self.aux_head = nn.Linear(features, layout.num_classes) if layout.token_labels else None
         self.apply(_init_linear)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, in_chans, height, width) to logits (B, num_classes)."""
-        return self.head(self.norm(self.layers(self.patch_embed(x))))
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images to the normed last map (B, H, W, C)."""
+        return self.norm(self.layers(self.patch_embed(x)))
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to logits (B, num_classes).
+
+        With token labels, half of the best token's logit is added for each class, as in LV-ViT
+        (arXiv:2104.10858), whose way of training it is.
+        """
+        logits = self.head(x)
+        return logits if self.aux_head is None else logits + self.aux_head(x).amax((1, 2)) / 2
+
+    def forward_dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images to logits (B, num_classes) of the image and (B, H, W, num_classes) of its tokens.
+
+        What a loss on token labels compares.
+
+        Raises:
+            AttnbenchError: the layout has no token labels.
+        """
+        if self.aux_head is None:
+            raise AttnbenchError(f"layout {self.layout.name} has no token labels, and so no head for tokens")
+        features = self.forward_features(x)
+        return self.head(features), self.aux_head(features)
 
     def attentions(self) -> list[nn.Module]:
         """The attention modules, in order."""
-        return [module.attn for module in self.modules() if isinstance(module, Block)]
+        return [block.attn for block in self._blocks()]
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image of height × width pixels, by phase: the layout's and the attention's.
@@ -125,10 +124,9 @@ class Backbone(nn.Module):
         choose and have no gradient. Where this does not hold, a mechanism has a method
         ``macs_backward(height, width)`` that gives its phases.
         """
-        cost = self._cost(height, width, _backward)
-        forward = self.macs(height, width)
-        twice = {phase: 2 * forward[phase] for phase in ("mlp", "merging", "head")}
-        return {**cost, **twice, "patch_embed": forward["patch_embed"]}
+        own = {phase: 2 * macs for phase, macs in self._layout_cost(height, width).items()}
+        own["patch_embed"] -= self.patch_embed.macs(height, width)[0]
+        return {**self._cost(height, width, _backward), **own}
 
     def macs_useful(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds inside the pattern, by phase: without masked pairs of queries and keys, and padding.
@@ -151,19 +149,30 @@ class Backbone(nn.Module):
     def _cost(
         self, height: int, width: int, of_attention: Callable[[nn.Module, Site], dict[str, int]]
     ) -> dict[str, int]:
-        layout, sizes = self.layout, self.layout.map_sizes(height, width)
-        patch = layout.in_chans * layout.patch_size**2
-        cost = {"patch_embed": sizes[0][0] * sizes[0][1] * patch * layout.embed_dim, "mlp": 0, "merging": 0}
-        for site, attention in zip(layout.sites(height, width), self.attentions(), strict=True):
+        cost = self._layout_cost(height, width)
+        for site, attention in zip(self.layout.sites(height, width), self.attentions(), strict=True):
             if not hasattr(attention, "macs"):
                 raise AttnbenchError(f"{self.mechanism} has no method macs(height, width): no formula")
             for phase, macs in of_attention(attention, site).items():
                 cost[phase] = cost.get(phase, 0) + macs
-            cost["mlp"] += 2 * site.height * site.width * site.dim * int(site.dim * layout.mlp_ratio)
-        for stage, (rows, columns) in enumerate(sizes[1:], start=1):
-            cost["merging"] += rows * columns * 4 * layout.dim(stage - 1) * layout.dim(stage)
-        cost["head"] = layout.dim(len(sizes) - 1) * layout.num_classes
         return cost
+
+    def _layout_cost(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds of the parts besides attention, by phase."""
+        layout, sizes = self.layout, self.layout.map_sizes(height, width)
+        cost = {"patch_embed": sum(self.patch_embed.macs(height, width)), "mlp": 0, "merging": 0}
+        for site, block in zip(layout.sites(height, width), self._blocks(), strict=True):
+            for phase, macs in block.macs(site.height, site.width).items():
+                cost[phase] = cost.get(phase, 0) + macs
+        for stage, size in zip(self.layers[1:], sizes[1:], strict=True):
+            cost["merging"] += stage.downsample.macs(*size)
+        cost["head"] = layout.dim(len(sizes) - 1) * layout.num_classes
+        if self.aux_head is not None:
+            cost["aux_head"] = sizes[-1][0] * sizes[-1][1] * cost["head"]
+        return cost
+
+    def _blocks(self) -> list[Block]:
+        return [block for stage in self.layers for block in stage.blocks]
 
 
 def _formula(attention: Any, site: Site, method: str = "macs") -> dict[str, int]:

@@ -1,10 +1,12 @@
-"""The layout is Swin-T: with shifted windows in the hole it is timm's model, to the last parameter."""
+"""With shifted windows in ``swin_t`` it is timm's model; with BRA in BiFormer's layouts, the authors'."""
 
 import pytest
 import timm
 import torch
 
 from attnbench import AttnbenchError, UnknownNameError, create_model, names
+from attnbench.configurations import CONFIGURATIONS
+from attnbench.harness.counting import macs
 from attnbench.harness.models.backbone import Backbone
 from attnbench.harness.models.checkpoints import from_timm_swin
 from attnbench.layouts import LAYOUTS, SWIN_T
@@ -67,13 +69,83 @@ def test_total_in_the_swin_t_layout(name: str) -> None:
     assert f"{total / 1e9:.4f}" == f"{TOTALS[name]:.4f}"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+# Parameters, and MACs in G at 224 × 224, of the official models as their authors' code gives them (counted).
+OFFICIAL = {
+    "biformer_t": (13_142_760, "2.2159"),
+    "biformer_s": (25_536_232, "4.4636"),
+    "biformer_b": (56_804_968, "9.7590"),
+    "biformer_stl": (28_372_552, "4.5739"),
+    "biformer_stl_nchw": (28_372_552, "4.5739"),
+    "biformer_stl_overlapped": (30_347_560, "4.9225"),
+    "biformer_deeper": (25_461_992, "4.4438"),
+    "stl_s7_k1_4_16_49": (28_377_160, "4.5776"),
+    "stl_s7_k1_2_8_32": (28_377_160, "4.5268"),
+    "stl_s7_k2_8_32_49": (28_377_160, "4.7510"),
+    "stl_s8_4_2_1_k2_2_2_1": (28_377_160, "4.6600"),
+    "maxvit_stl": (28_285_666, "4.4906"),
+    "swin_t": (28_288_354, "4.4906"),
+    # with token labelling: a head of C·1000 + 1000 parameters, run on 49 tokens
+    "biformer_s_token_labels": (25_536_232 + 513_000, "4.4887"),
+    "biformer_b_token_labels": (56_804_968 + 769_000, "9.7966"),
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_models_to_the_last_parameter_and_mac(name: str) -> None:
+    layout, mechanism, options = CONFIGURATIONS[name]
+    model = on_meta(mechanism, layout, **options)
+    with torch.device("meta"):
+        counted = macs.count(model, torch.empty(1, 3, 224, 224))
+    parameters = sum(p.numel() for p in model.parameters())
+    assert (parameters, f"{counted / 1e9:.4f}") == OFFICIAL[name]
+    assert counted == sum(model.macs(224, 224).values())
+
+
+def quick(*layouts: str) -> list[object]:
+    """All layouts, those not named marked as slow."""
+    return [name if name in layouts else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
+
+
+@pytest.mark.parametrize("layout", quick("swin_t", "swin_pico", "biformer_tiny"))
 @pytest.mark.parametrize("name", names())
 def test_every_mechanism_sits_in_every_layout(name: str, layout: str) -> None:
     model = on_meta(name, layout)
     with torch.device("meta"):
         image = torch.empty(2, model.layout.in_chans, 72, 40)
     assert model(image).shape == (2, model.layout.num_classes)
+
+
+@pytest.mark.parametrize("layout", quick("swin_t", "biformer_stl", "biformer_tiny", "maxvit_stl"))
+@pytest.mark.parametrize("name", ["bra", "sequential_axial"])
+def test_formula_of_a_layout_is_the_count(name: str, layout: str) -> None:
+    model, size = on_meta(name, layout), (70, 102)  # padded in every stage
+    with torch.device("meta"):
+        image = torch.empty(1, model.layout.in_chans, *size)
+    assert sum(model.macs(*size).values()) == macs.count(model, image)
+    backward = macs.count_backward(model.train(), image)
+    assert sum(model.macs_backward(*size).values()) == backward.macs
+
+
+def test_defaults_of_a_layout_are_for_its_own_mechanism_and_can_be_overridden() -> None:
+    last = on_meta("bra", "biformer_stl").attentions()[-1]
+    assert (last.full.num_heads, last.full.qkv.bias, last.full.lepe_input) == (8, None, "x")
+    last = on_meta("bra", "biformer_stl", full_num_heads=4).attentions()[-1]
+    assert last.full.num_heads == 4
+    last = on_meta("bra", "swin_t").attentions()[-1]
+    assert (last.full.num_heads, last.full.qkv.bias is None) == (24, False)
+    assert on_meta("full", "biformer_stl").attentions()[-1].num_heads == 24
+
+
+def test_token_labels_add_half_of_the_best_token() -> None:
+    torch.manual_seed(0)
+    model = create_model("biformer_small_token_labels", "identity", num_classes=5).eval()
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        logits, tokens = model.forward_dense(images)
+        assert (logits.shape, tokens.shape) == ((2, 5), (2, 2, 3, 5))
+        torch.testing.assert_close(model(images), logits + 0.5 * tokens.flatten(1, 2).max(1).values)
+    with pytest.raises(AttnbenchError, match="swin_pico has no token labels"):
+        create_model("swin_pico", "identity").forward_dense(images)
 
 
 def test_sites_of_the_swin_t_layout() -> None:
