@@ -151,15 +151,15 @@ def _memory(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
     setting = _setting(cell, request)
     step = make_step(model, model.layout, setting)
     inputs = sum(t.nbytes for t in make_batch(model.layout, setting))
-    peak, method = memory.measure(step, model, request.device, inputs)
+    found = memory.measure(step, model, request.device, inputs)
     return [
         Measurement.of(
             cell,
             "peak_memory",
-            peak,
+            found.peak,
             "bytes",
             implementation=executed_impl(model),
-            details={"method": method},
+            details=found.details(),
         )
     ]
 

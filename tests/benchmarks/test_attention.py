@@ -38,11 +38,11 @@ def test_attention(benchmark: BenchmarkFixture, name: str, site: Site, direction
 
     benchmark.group = f"stage {site.stage + 1} {direction}"
     benchmark.pedantic(synchronised, rounds=ROUNDS, warmup_rounds=1)
-    peak, method = memory.measure(step, module, device, x.nbytes)
+    used = memory.measure(step, module, device, x.nbytes)
     benchmark.extra_info.update(
         macs_per_image=_macs(module, site),
-        peak_memory_bytes=peak,
-        memory_method=method,
+        peak_memory_bytes=used.peak,
+        memory_method=used.method,
         implementation=str(getattr(module, "impl", "eager")),
         batch_size=BATCH,
         device=str(device),
