@@ -86,7 +86,7 @@ class Origins:
 
     def _of_stack(self, frame: FrameType | None) -> Origin:
         module = function = None
-        own = library = outside = ""
+        own = library = ""
         direction = "forward"
         while frame is not None:
             code = frame.f_code
@@ -102,12 +102,12 @@ class Origins:
                 if place.library:
                     library = library or line
                 else:
-                    own, outside = own or line, line
+                    own = own or line
                 if module is None and function is None and place.function != "forward":
                     function = place.function
             frame = frame.f_back
         if frame is None:  # not called by the model
-            return Origin("", "", outside, direction)
+            return Origin("", "", own or library, direction)
         return Origin(module or "", function or "", own or library, direction)
 
 

@@ -41,6 +41,7 @@ def estimate(build: Callable[[], nn.Module], layout: Layout, setting: Setting) -
     try:
         with FakeTensorMode():
             _materialise(model)
+            inputs = sum(tensor.nbytes for tensor in make_batch(layout, setting))
             step = make_step(_Unmoved(model), layout, setting)
             step()
             model.zero_grad(set_to_none=True)
@@ -48,8 +49,7 @@ def estimate(build: Callable[[], nn.Module], layout: Layout, setting: Setting) -
                 step()
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise AttnbenchError(f"memory cannot be estimated, the step fails on fake tensors: {reason}") from error
-    inputs = sum(tensor.nbytes for tensor in make_batch(layout, setting))
+        raise AttnbenchError(f"no estimate of memory: the step fails on fake tensors: {reason}") from error
     parts = {**tracker.parts(), "inputs": inputs}
     return Usage(sum(parts.values()), METHOD, parts, tracker.largest, estimated=True)
 

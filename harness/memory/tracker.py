@@ -1,4 +1,4 @@
-"""The memory of a step by kind, at the moment when most is held: every tensor is followed, by a dispatch mode.
+"""The memory of a step by kind, at the moment when most is held: a dispatch mode follows every tensor.
 
 What an operator returns in new storage is memory until that storage dies. Workspace that a kernel takes and
 gives back inside one operator is not seen; on real tensors the allocator's own figure is the peak, and

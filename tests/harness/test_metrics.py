@@ -1,4 +1,4 @@
-"""Each metric on objects of known size: a sleep of known length, shared parameters, images that are held out."""
+"""Each metric on objects of known size: a sleep of known length, shared parameters, images held out."""
 
 import time
 
