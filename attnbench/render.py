@@ -51,6 +51,12 @@ class Table:
     layout: str | None = None
     resolution: int | None = None
 
+    def mark(self, row: str, column: str, note: str) -> None:
+        """Put a footnote on a cell, ``mechanism`` for the row's name; equal notes share a number."""
+        if note not in self.notes:
+            self.notes.append(note)
+        self.marks[row, column] = self.notes.index(note) + 1
+
 
 def render(table: Table, form: str) -> str:
     """A table as Markdown, CSV (raw values), LaTeX (booktabs) or HTML.

@@ -13,6 +13,7 @@ from attnbench.errors import AttnbenchError, UnknownNameError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_OUT = "attnbench-results"
+TABLE_FORMATS = ("md", "csv", "latex", "html")
 _BEFORE_TORCH = {
     "KINETO_LOG_LEVEL": "99",  # torch's profiler chats on stderr otherwise
     "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -72,6 +73,17 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise AttnbenchError(f"cannot write {path}: {error.strerror}; give another --output") from error
+
+
+def format_name(form: str) -> str:
+    """A format that tables are rendered in; said here again, since importing the renderer takes a while.
+
+    Raises:
+        UnknownNameError: it is none.
+    """
+    if form not in TABLE_FORMATS:
+        raise UnknownNameError("format", form, TABLE_FORMATS)
+    return form
 
 
 def positive(option: str, text: str, default: int, least: int = 1) -> int:

@@ -8,7 +8,8 @@ compared with are those of :meth:`attnbench.harness.models.backbone.Backbone.mac
 
 import functools
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,12 @@ class Count:
     Args:
         macs: of one pass.
         uncounted: operators without a formula, in alphabetical order.
+        by_operator: of those that torch's counter sees, e.g. ``bmm``; of a forward pass only.
     """
 
     macs: int
     uncounted: tuple[str, ...] = ()
+    by_operator: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 class UncountedError(AttnbenchError):
@@ -144,4 +147,6 @@ def _count(model: nn.Module, image: Tensor, backward: bool = False) -> Count:
                 names = ", ".join(census.uncounted)
                 raise NoShapeRuleError(f"{names} does not run on meta tensors: {error}") from error
             raise
-    return Count((flops() - before) // 2, tuple(sorted(census.uncounted)))
+    of_operators = {} if backward else counter.get_flop_counts().get("Global", {})
+    by_operator = {str(operator).rpartition(".")[2]: flops // 2 for operator, flops in of_operators.items()}
+    return Count((flops() - before) // 2, tuple(sorted(census.uncounted)), by_operator)

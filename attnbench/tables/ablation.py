@@ -16,9 +16,9 @@ from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.record import Cell, Measurement
 from attnbench.render import Column, Table
 
-_PUBLISHED = Path(__file__).parent / "results" / "published.csv"
+_PUBLISHED = Path(__file__).parent.parent / "results" / "published.csv"
 if not _PUBLISHED.is_file():  # a checkout without symbolic links, not installed
-    _PUBLISHED = Path(__file__).parent.parent / "results" / "published.csv"
+    _PUBLISHED = Path(__file__).parent.parent.parent / "results" / "published.csv"
 
 
 def ablation(
@@ -114,7 +114,7 @@ def _fill(table: Table, records: Sequence[Measurement]) -> None:
             table.marks.pop((row, column.name), None)
             _bound(table, row, column, m)
             if m.status != "ok" and (m.value is not None or not column.csv_only):
-                _mark(table, row, column.name, f"{m.status.replace('_', ' ')}: {m.reason}")
+                table.mark(row, column.name, f"{m.status.replace('_', ' ')}: {m.reason}")
             elif m.status == "ok" and m.implementation and column.name.startswith(("images", "peak", "top1")):
                 implementations.setdefault(row, set()).add(m.implementation)
         conditions[newest] += 1
@@ -142,9 +142,9 @@ def _bound(table: Table, row: str, column: Column, m: Measurement) -> None:
         table.at_least[row, column.name] = m.details["uncounted"]
         if not column.csv_only:
             names = ", ".join(m.details["uncounted"])
-            _mark(table, row, column.name, f"lower bound: no formula is known for {names}")
+            table.mark(row, column.name, f"lower bound: no formula is known for {names}")
     elif m.details.get("unconfirmed") and not column.csv_only:
-        _mark(table, row, column.name, "by the mechanism's formula alone; the count is a lower bound")
+        table.mark(row, column.name, "by the mechanism's formula alone; the count is a lower bound")
 
 
 def _unknown_operators(table: Table, row: str) -> str | None:
@@ -186,7 +186,7 @@ def _add_published(table: Table) -> None:
             text, value = rows[name]["value"], table.raw.loc[name, measured]
             if value is not pd.NA and f"{value / scale:.{len(text.partition('.')[2])}f}" != text:
                 why = rows[name]["note"] or "no reason is known"
-                _mark(table, name, column.name, f"{rows[name]['table']} prints {text}: {why}.")
+                table.mark(name, column.name, f"{rows[name]['table']} prints {text}: {why}.")
     table.notes.append(
         "Published: accuracy from BiFormer Table 5 (arXiv 2303.08810), parameters and MACs of the authors' "
         "models in this layout; sources in results/published.csv. Not measured by attnbench."
@@ -218,16 +218,9 @@ def _add_certified(
     note = "Uncertified: 'attnbench check' has not passed for this source and these options."
     for row in valid:
         if not valid[row] and not references.is_reference(row):
-            _mark(table, row, "mechanism", note)
+            table.mark(row, "mechanism", note)
 
 
 def _table_5_order(row: str) -> tuple[int, str]:
     known, name = list(published("top1")), row.partition("[")[0]
     return (known.index(name) if name in known else len(known), row)
-
-
-def _mark(table: Table, row: str, column: str, note: str) -> None:
-    """Put a footnote on a cell; equal notes share a number."""
-    if note not in table.notes:
-        table.notes.append(note)
-    table.marks[row, column] = table.notes.index(note) + 1
