@@ -64,7 +64,9 @@ def find_compiler() -> list[str]:
     chosen = shlex.split(os.environ.get("CXX", ""))
     if chosen:
         if shutil.which(chosen[0]) is None:
-            raise ImplementationError(f"the C++ compiler that CXX names, {chosen[0]!r}, is not a program here")
+            raise ImplementationError(
+                f"the C++ compiler that CXX names, {chosen[0]!r}, is not a program here"
+            )
         return chosen
     for name in COMPILERS:
         if path := shutil.which(name):
@@ -156,4 +158,6 @@ def _processor() -> str:
     except OSError:
         return platform.platform() + platform.processor()
     first = text.partition("\n\n")[0].splitlines()
-    return "\n".join(line for line in first if line.startswith(("model", "flags", "Features", "CPU", "cpu\t")))
+    return "\n".join(
+        line for line in first if line.startswith(("model", "flags", "Features", "CPU", "cpu\t"))
+    )

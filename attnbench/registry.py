@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -329,13 +330,18 @@ def _builder(name: str, source: Source) -> Callable[..., "nn.Module"]:
 
 
 def _with_helpers(path: Path, seen: set[Path]) -> set[Path]:
-    """A file and, through all imports, the files of its folder that it names as ``mechanisms.<file>``."""
+    """A file and, through all imports, the files of its folder that it imports from ``mechanisms``.
+
+    The C++ of a helper counts too: files whose names begin with the helper's.
+    """
     if path in seen:
         return seen
     seen.add(path)
+    seen.update(other for suffix in ("cpp", "h") for other in path.parent.glob(f"{path.stem}*.{suffix}"))
     text = path.read_text(encoding="utf-8")
     for helper in path.parent.glob("*.py"):
-        if f"mechanisms.{helper.stem} import" in text:
+        name = re.escape(helper.stem)
+        if re.search(rf"mechanisms(\.{name}\b|\s+import\s(\([^)]*|.*)\b{name}\b)", text):
             _with_helpers(helper, seen)
     return seen
 

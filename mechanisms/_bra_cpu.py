@@ -27,7 +27,18 @@ _POINTERS = (
     *("workspace", "parallel"),
 )
 _NUMBERS = (
-    *("batch", "height", "width", "qk_dim", "dim", "heads", "region_height", "region_width", "topk", "kernel"),
+    *(
+        "batch",
+        "height",
+        "width",
+        "qk_dim",
+        "dim",
+        "heads",
+        "region_height",
+        "region_width",
+        "topk",
+        "kernel",
+    ),
     *("attend_padding", "bf16", "threads"),
 )
 _MAX_HEAD_DIM = 2048  # rows of 16 tokens in the C++ packing buffer
@@ -65,7 +76,9 @@ def attention(
     """
     if dim is None:
         dim = qkv.shape[3] // 3 if lepe_weight is None else lepe_weight.shape[0]
-    return _attention(qkv, routes, lepe_weight, lepe_bias, dim, num_heads, list(region), scale, attend_padding)
+    return _attention(
+        qkv, routes, lepe_weight, lepe_bias, dim, num_heads, list(region), scale, attend_padding
+    )
 
 
 def unsupported(qkv: Tensor, *, num_heads: int, region: tuple[int, int], topk: int, lepe_kernel: int) -> str:
@@ -109,7 +122,9 @@ def _run(name: str, tensors: dict[str, Tensor | None], numbers: dict[str, Any]) 
     if isinstance(library, str):
         raise ImplementationError(f"implementation 'fused' cannot run here: {library}; use impl='eager'")
     tasks = numbers["batch"] * numbers["heads"]
-    problem = _Problem(parallel=native.thread_pool(), threads=min(torch.get_num_threads(), max(tasks, 1)), **numbers)
+    problem = _Problem(
+        parallel=native.thread_pool(), threads=min(torch.get_num_threads(), max(tasks, 1)), **numbers
+    )
     for field, tensor in tensors.items():
         setattr(problem, field, None if tensor is None else tensor.data_ptr())
     floats = getattr(library, f"{name}_workspace")(problem)
@@ -139,9 +154,13 @@ def _numbers(
     R = -(-H // h) * -(-W // w)
     qk_dim = (channels - dim) // 2
     if dim % num_heads or qk_dim % num_heads or 2 * qk_dim + dim != channels or min(qk_dim, dim) < 1:
-        raise ValueError(f"{channels} channels of qkv do not divide into q, k, {dim} of v and {num_heads} heads")
+        raise ValueError(
+            f"{channels} channels of qkv do not divide into q, k, {dim} of v and {num_heads} heads"
+        )
     if routes.shape[:2] != (B, R) or routes.dtype != torch.int64:
-        raise ValueError(f"routes must be int64 (B, R, k) = ({B}, {R}, k), got {routes.dtype} {tuple(routes.shape)}")
+        raise ValueError(
+            f"routes must be int64 (B, R, k) = ({B}, {R}, k), got {routes.dtype} {tuple(routes.shape)}"
+        )
     if weight is not None and (weight.shape[:2] != (dim, 1) or weight.shape[2] != weight.shape[3]):
         raise ValueError(f"lepe_weight must be ({dim}, 1, K, K), got {tuple(weight.shape)}")
     kernel = 0 if weight is None else weight.shape[2]
@@ -242,3 +261,27 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 _attention.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _flops(
+    qkv: Sequence[int], routes: Sequence[int], weight: Sequence[int] | None, dim: int, region: Sequence[int]
+) -> tuple[int, int, int]:
+    """FLOPs of one product with q or k, of one with v, and of one convolution; two per multiply-add."""
+    B, H, W, channels = qkv
+    pairs = B * routes[1] * routes[2] * (region[0] * region[1]) ** 2
+    return pairs * (channels - dim), 2 * pairs * dim, 2 * B * H * W * dim * (weight[2] ** 2 if weight else 0)
+
+
+@register_flop_formula(torch.ops.attnbench.bra_cpu)
+def _(
+    qkv: Any, routes: Any, weight: Any, bias: Any, dim: int, heads: int, region: Any, *_: Any, **__: Any
+) -> int:
+    return sum(_flops(qkv, routes, weight, dim, region))
+
+
+@register_flop_formula(torch.ops.attnbench.bra_cpu_backward)
+def _(
+    grad: Any, qkv: Any, routes: Any, weight: Any, dim: int, heads: int, region: Any, *_: Any, **__: Any
+) -> int:
+    with_q, with_v, local = _flops(qkv, routes, weight, dim, region)
+    return 3 * with_q + 2 * with_v + 2 * local  # the logits once more, dP, and the gradients of q, k and v
