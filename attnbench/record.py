@@ -27,6 +27,9 @@ class Cell(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the mechanism that differ from its defaults in the layout."""
     seed: int = 0
+    regime: str = ""
+    """How throughput chooses its batch: empty for the one given, ``largest`` that fits (``batch_size`` is 0,
+    and the record says which) or ``latency`` (1, waiting for each step)."""
     preset: str = ""
     """How thoroughly: repeats or epochs, as :mod:`attnbench.harness.runner` defines them by name."""
     device: str = "cpu"
@@ -38,7 +41,8 @@ class Cell(BaseModel):
 
     def key(self) -> str:
         """Sixteen hex digits that identify the cell."""
-        text = json.dumps(self.model_dump(), sort_keys=True)
+        without = {"regime"} if not self.regime else None  # keys from before there were regimes still hold
+        text = json.dumps(self.model_dump(exclude=without), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

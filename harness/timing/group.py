@@ -1,0 +1,193 @@
+"""One group of candidates, all alive, measured together: from cells to records.
+
+A group is the cells of one mode, precision and regime, and the control that their ratios are taken to.
+Its blocks are kept in a journal, so that a killed run goes on where it was; its records are written
+together at the end, since none is complete before the others are.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Protocol
+
+from attnbench import store
+from attnbench.harness.timing import plausible, report
+from attnbench.harness.timing.blocks import Block, Blocks, Effort, measure_blocks
+from attnbench.harness.timing.clock import ClockError, Sample, fault
+from attnbench.harness.timing.replay import Replay
+from attnbench.harness.timing.session import Candidate, Prepared
+from attnbench.harness.timing.warmup import Cap
+from attnbench.record import Cell, Measurement
+
+Open = Callable[[Cell], Candidate]
+"""Makes the candidate of a cell, in this process or another."""
+Outcome = tuple[Cell, list[Measurement] | Exception]
+_REPLAYS = 5
+
+
+class Progress(Protocol):
+    """The part of a run's progress that timing reports to; see :mod:`attnbench.progress`."""
+
+    def phase(self, title: str, total: int) -> None:
+        """A phase of ``total`` equal steps begins."""
+
+    def step(self, what: str) -> None:
+        """One step of the phase is done."""
+
+    def at_least(self, done: int, what: str) -> None:
+        """One more, or ``done`` steps if that is more: time, not work, may end the phase."""
+
+    def say(self, line: str) -> None:
+        """A line for the user."""
+
+
+@dataclass
+class Group:
+    """What is measured together.
+
+    Args:
+        cells: of one mode, precision and regime; the control's among them if there is one.
+        control: mechanism of the control's cell; its name need not be among the cells.
+        effort: how long.
+        journal: file that blocks are kept in.
+        force: begin anew, whatever the journal holds.
+    """
+
+    cells: list[Cell]
+    control: str
+    effort: Effort
+    journal: Path
+    force: bool = False
+    ready: dict[str, Prepared] = field(default_factory=dict, init=False)
+    alive: dict[str, Candidate] = field(default_factory=dict, init=False)
+    failed: dict[str, Exception] = field(default_factory=dict, init=False)
+
+    @property
+    def by_key(self) -> dict[str, Cell]:
+        """The cells by their keys."""
+        return {cell.key(): cell for cell in self.cells}
+
+    @property
+    def control_key(self) -> str | None:
+        """Key of the control's cell, if it is alive."""
+        keys = (key for key, cell in self.by_key.items() if cell.mechanism == self.control)
+        return next((key for key in keys if key in self.alive), None)
+
+    def tag(self) -> str:
+        """Identifies the group in the journal and in the records."""
+        identity = sorted(self.by_key)
+        if self.force:
+            identity.append(datetime.now(UTC).isoformat())
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+
+def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells that are interleaved with one another: those of one mode, precision and regime."""
+    found: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.mode, cell.precision, cell.regime), []).append(cell)
+    return list(found.values())
+
+
+def measure(group: Group, open_candidate: Open, progress: Progress) -> list[Outcome]:
+    """Measure one group.
+
+    Returns:
+        For each cell its measurements, or what went wrong. The cell of a candidate that fails, at whatever
+        point, is lost; the others go on.
+    """
+    first = group.cells[0]
+    title = " ".join(filter(None, ("throughput,", first.mode, first.precision, first.regime)))
+    progress.phase(title, len(group.cells) + group.effort.max_blocks)
+    tag = group.tag()
+    for key, cell in group.by_key.items():
+        try:
+            group.alive[key] = candidate = open_candidate(cell)
+            group.ready[key] = candidate.prepare(cell, Cap(group.effort.warmup_s))
+        except Exception as error:
+            group.failed[key] = error
+            group.alive.pop(key, None)
+        progress.step(f"{cell}: warm-up")
+    blocks = _blocks(group, tag, progress)
+    for key, error in blocks.failed.items():
+        group.failed[key] = error
+        group.alive.pop(key).close()
+    _verify(group, blocks)
+    context = report.Context(tag, group.by_key, group.ready, blocks, group.control_key, group.effort)
+    outcomes: list[Outcome] = [(group.by_key[key], error) for key, error in group.failed.items()]
+    for key, candidate in group.alive.items():
+        outcomes.append((group.by_key[key], [report.measurement(context, key, _replay(group, key))]))
+        candidate.close()
+    return outcomes
+
+
+def _blocks(group: Group, tag: str, progress: Progress) -> Blocks:
+    def sampler(key: str) -> Callable[[], Sample]:
+        return lambda: group.alive[key].sample(group.ready[key].repeats)
+
+    spent = 0.0
+
+    def keep(block: Block) -> None:
+        nonlocal spent
+        store.append(group.journal, [block])
+        spent += sum(block.host[key] * group.ready[key].repeats for key in block.host)
+        share = min(1.0, spent / max(group.effort.budget_s, 1e-9))
+        done = len(group.cells) + round(share * group.effort.max_blocks)
+        progress.at_least(done, f"block of {len(block.seconds)}")
+
+    whole = [block for block in _journalled(group, tag, progress) if group.alive.keys() <= block.seconds.keys()]
+    return measure_blocks(
+        tag,
+        {key: sampler(key) for key in group.alive},
+        {key: group.ready[key].repeats for key in group.alive},
+        group.effort,
+        control=group.control_key,
+        done=whole,
+        on_block=keep,
+    )
+
+
+def _journalled(group: Group, tag: str, progress: Progress) -> list[Block]:
+    """Blocks that an interrupted run of the same group has left."""
+    if not group.journal.exists():
+        return []
+    return [block for block in store.read_lines(group.journal, Block, progress.say) if block.group == tag]
+
+
+def _verify(group: Group, blocks: Blocks) -> None:
+    """Void the rows whose timing was not of the work, or whose rate cannot be."""
+    peak: float | None = None
+    for key, candidate in list(group.alive.items()):
+        try:
+            _check_clock(blocks, key)
+            step_s = median(blocks.of(key))
+            candidate.verify(step_s)
+            if peak is None:
+                peak = candidate.peak(group.by_key[key].precision)
+            reason = plausible.fault(group.ready[key].least_macs, step_s, peak)
+            if reason:
+                raise plausible.ImplausibleError(reason)
+        except Exception as error:
+            group.failed[key] = error
+            group.alive.pop(key).close()
+
+
+def _check_clock(blocks: Blocks, key: str) -> None:
+    if not blocks.taken:
+        raise ClockError("no block counts: the device was throttled in all of them")
+    reason = fault([Sample(b.seconds[key], b.host[key]) for b in blocks.taken if key in b.host])
+    if reason:
+        raise ClockError(reason)
+
+
+def _replay(group: Group, key: str) -> Replay | None:
+    if group.by_key[key].device.partition(":")[0] != "cuda":
+        return None
+    try:
+        return group.alive[key].replay(group.ready[key].repeats, _REPLAYS)
+    except Exception as error:  # the candidate was timed all the same
+        return Replay(reason=f"{type(error).__name__}: {error}".splitlines()[0])

@@ -1,0 +1,111 @@
+"""After the timing: was what was timed the work? Kept answers and lessons not learnt are found here.
+
+Source: the ways in which entries to kernel competitions have deceived their harness, on purpose or not;
+see docs/measuring.md, "What is checked after the timing".
+"""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.errors import AttnbenchError
+from attnbench.harness.setting import Workload
+from attnbench.harness.timing.clock import Clock
+
+_SLOWER = 2.0
+"""Steps on images never seen before may take so many times as long as those that were timed."""
+_TRIES = 5
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+class DishonestError(AttnbenchError):
+    """What was timed was not the work; the row is void."""
+
+
+class Seen:
+    """While entered, notes a trace of what each attention module returns, and of every weight."""
+
+    def __init__(self, model: Any) -> None:
+        self._attentions: Sequence[nn.Module] = model.attentions() if hasattr(model, "attentions") else ()
+        self._model: nn.Module = model
+        self.answers: dict[int, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+
+    def __enter__(self) -> Self:
+        self.weights = {name: _trace(p) for name, p in self._model.named_parameters()}
+        self._handles = [
+            attention.register_forward_hook(lambda module, args, out, i=i: self._note(i, out))
+            for i, attention in enumerate(self._attentions)
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _note(self, index: int, out: Any) -> None:
+        self.answers[index] = _trace(out)
+
+
+def check(step: Workload, before: Seen, timed: Tensor, step_s: float, clock: Clock) -> None:
+    """Hold the timed steps against steps that nobody could foresee.
+
+    Args:
+        step: what was timed.
+        before: traces of its first step.
+        timed: what the last timed step returned.
+        step_s: seconds per step that were measured.
+        clock: that measured them.
+
+    Raises:
+        DishonestError: the timed answer is not that of the images it was given; or an attention module
+            answers other images as it did the first; or other images take much longer than those that
+            were timed; or a weight with a gradient did not change.
+    """
+    if step.optimizer is None:
+        _same(step(), timed)
+    after = Seen(step.model)
+    with after:
+        seconds = _unforeseen(step, clock)
+    stale = [i for i, answer in after.answers.items() if torch.equal(answer, before.answers[i])]
+    if stale:
+        raise DishonestError(f"attention module {stale[0]} gives other images the answer it gave before")
+    tries = 1
+    while seconds > _SLOWER * step_s and tries < _TRIES:
+        seconds, tries = min(seconds, _unforeseen(step, clock)), tries + 1
+    if seconds > _SLOWER * step_s:
+        raise DishonestError(
+            f"a step on images not seen before takes {seconds / step_s:.1f} times as long as those timed: "
+            "is an answer kept?"
+        )
+    if step.optimizer is not None:
+        _learnt(step.model, before)
+
+
+def _unforeseen(step: Workload, clock: Clock) -> float:
+    step.refresh()
+    return clock(step, 1).device_s
+
+
+def _same(again: Tensor, timed: Tensor) -> None:
+    again, tolerance = again.float(), _TOLERANCE.get(timed.dtype, 1e-3)
+    worst = float((again - timed.float()).abs().max())
+    if not worst <= tolerance * float(again.abs().max()):
+        raise DishonestError(f"the last timed step returned another answer than the same step does ({worst:.2g} off)")
+
+
+def _learnt(model: nn.Module, before: Seen) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and torch.equal(_trace(parameter), before.weights[name]):
+            raise DishonestError(f"{name} has a gradient and did not change in training")
+
+
+def _trace(tensor: Any) -> Tensor:
+    """A few numbers that tell a tensor's value from another, copied; cheap whatever its size."""
+    flat = tensor.detach().flatten()
+    return flat[:: max(1, flat.numel() // 64)].float().clone()

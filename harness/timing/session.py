@@ -1,0 +1,204 @@
+"""One candidate, alive and ready: what is asked of it between the beginning and the end of a measurement.
+
+A session may live in this process or behind a :class:`attnbench.harness.isolation.Worker`; all it takes
+and returns can be pickled.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attnbench.harness.models.backbone import executed_impl
+from attnbench.harness.models.build import Model, build
+from attnbench.harness.setting import Setting, Workload
+from attnbench.harness import memory
+from attnbench.harness.timing import honesty, plausible, regimes, replay
+from attnbench.harness.timing.clock import Clock, Sample, device_clock, steps_per_sample
+from attnbench.harness.timing.throttle import sensors_of
+from attnbench.harness.timing.warmup import Cap, WarmUp, warm_up
+from attnbench.record import Cell
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a session knows of itself before it is timed.
+
+    Args:
+        implementation: what runs.
+        batch_size: images per step.
+        repeats: steps per sample.
+        warmup: how it went.
+        least_macs: multiply-adds that a step cannot do without; None if there is no formula.
+        sensors: why the device's sensors are not read; empty if they are.
+    """
+
+    implementation: str
+    batch_size: int
+    repeats: int
+    warmup: WarmUp
+    least_macs: int | None
+    sensors: str
+
+_FREE = 0.25  # share of a GPU's memory that candidates leave to one another between samples
+
+
+class Candidate(Protocol):
+    """What the timing loop asks of a session, wherever it lives."""
+
+    def prepare(self, cell: Cell, cap: Cap) -> Prepared:
+        """Build the step of a cell and warm it up."""
+
+    def sample(self, repeats: int) -> Sample:
+        """Time some steps on images not seen before."""
+
+    def verify(self, step_s: float) -> None:
+        """Raise if what was timed was not the work."""
+
+    def replay(self, repeats: int, pairs: int) -> replay.Replay:
+        """Compare steps with their replay as one CUDA graph."""
+
+    def peak(self, precision: str) -> float:
+        """Multiply-adds per second of the device at its best."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class Session:
+    """A candidate in this process.
+
+    Args:
+        cell: what to build. Cells that differ from it in mode, precision and batch only can be prepared.
+        device: where.
+        clock: in place of the device's own, for tests.
+
+    Raises:
+        AttnbenchError: the model cannot be built.
+    """
+
+    def __init__(self, cell: Cell, device: torch.device, clock: Clock | None = None) -> None:
+        self._device, self._given_clock = device, clock
+        self._model: Model = build(cell)
+        self._step: Workload | None = None
+        self._last = torch.empty(0)
+        self._cold = False
+
+    def prepare(self, cell: Cell, cap: Cap) -> Prepared:
+        """Build the step of a cell and run it until its times settle.
+
+        Raises:
+            FloatingPointError: the step returns a value that is not finite.
+        """
+        self._model.zero_grad(set_to_none=True)
+        sensors, no_sensors = sensors_of(self._device)
+        each = cell.regime == "latency"
+        self._clock: Clock = self._given_clock or device_clock(self._device, each=each, sensors=sensors)
+        batch = self._largest(cell) if cell.regime == "largest" else cell.batch_size
+        self._step = self._work(cell, batch)
+        self._seen = honesty.Seen(self._model)
+        began = time.monotonic()
+        with self._seen:
+            first = self._timed(1)
+        if not bool(torch.isfinite(self._last).all()):
+            raise FloatingPointError("the step returns values that are not finite")
+        spent = time.monotonic() - began
+        # the first step, which allocates and compiles, is no guide to the length unless time is up
+        guide = first if spent >= cap.seconds else self._timed(1)
+        repeats = steps_per_sample(guide.device_s, self._clock.tick())
+        warmup = warm_up(lambda: self.sample(repeats).device_s, cap, spent)
+        macs = plausible.least_macs(self._model, cell, batch)
+        return Prepared(executed_impl(self._model), batch, repeats, warmup, macs, no_sensors)
+
+    def sample(self, repeats: int) -> Sample:
+        """Time some steps on images that were not seen before; making them is not timed."""
+        self._workload.refresh()
+        if self._cold:
+            self._workload()  # allocates anew what was given back after the last sample
+        sample = self._timed(repeats)
+        self._cold = self._give_back()
+        return sample
+
+    def verify(self, step_s: float) -> None:
+        """Check after the timing that what was timed was the work.
+
+        Args:
+            step_s: seconds per step that were measured.
+
+        Raises:
+            DishonestError: an answer was kept, or a weight did not learn.
+        """
+        honesty.check(self._workload, self._seen, self._last, step_s, self._clock)
+
+    def replay(self, repeats: int, pairs: int) -> replay.Replay:
+        """See :func:`attnbench.harness.timing.replay.compare`."""
+        return replay.compare(self._workload, self._device, repeats, pairs)
+
+    def peak(self, precision: str) -> float:
+        """See :func:`attnbench.harness.timing.plausible.peak_macs_per_s`."""
+        return plausible.peak_macs_per_s(self._device, precision)
+
+    def close(self) -> None:
+        """Drop the step and what it keeps; the model stays for another cell."""
+        self._step, self._last = None, torch.empty(0)
+        self._model.zero_grad(set_to_none=True)
+
+    def _work(self, cell: Cell, batch: int) -> Workload:
+        setting = Setting(self._device, cell.mode, cell.precision, batch, cell.resolution, cell.seed)
+        return Workload(self._model, self._model.layout, setting)
+
+    def _largest(self, cell: Cell) -> int:
+        """The largest batch that fits: tried on a GPU, reckoned on a CPU, where a trial might kill."""
+        if self._device.type == "cpu":
+            one, two = (self._peak_bytes(cell, batch) for batch in (1, 2))
+            limit = regimes.cpu_limit(one, two, regimes.available_memory())
+            return regimes.largest_batch(lambda batch: batch <= limit, regimes.LIMIT["cpu"])
+        return regimes.largest_batch(lambda batch: self._fits(cell, batch), regimes.LIMIT["cuda"])
+
+    def _peak_bytes(self, cell: Cell, batch: int) -> int:
+        work = self._work(cell, batch)
+        return memory.measure(work, self._model, self._device, work.images.nbytes)[0]
+
+    def _fits(self, cell: Cell, batch: int) -> bool:
+        work: Workload | None = None
+        try:
+            work = self._work(cell, batch)
+            for _ in range(2):  # the second has the optimiser's state
+                work()
+            torch.cuda.synchronize(self._device)
+        except Exception as error:
+            if not regimes.ran_out(error):
+                raise
+            return False
+        finally:
+            work = None
+            self._model.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+        return True
+
+    def _give_back(self) -> bool:
+        """Free what torch keeps for the next step where the device is nearly full: others need it now."""
+        if self._device.type != "cuda":
+            return False
+        free, total = torch.cuda.mem_get_info(self._device)
+        if free >= _FREE * total:
+            return False
+        torch.cuda.empty_cache()
+        return True
+
+    @property
+    def _workload(self) -> Workload:
+        if self._step is None:
+            raise RuntimeError("prepare() comes first")
+        return self._step
+
+    def _timed(self, repeats: int) -> Sample:
+        step = self._workload
+
+        def kept() -> Tensor:
+            self._last = step()
+            return self._last
+
+        return self._clock(kept, repeats)
