@@ -1,7 +1,7 @@
 """From a request to cells: what is to be measured, in which order, by which effort."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from attnbench import references
 from attnbench.errors import AttnbenchError
 from attnbench.harness import environment
 from attnbench.harness.models.backbone import create_model
-from attnbench.harness.timing.throughput import Effort
+from attnbench.harness.setting import Pins
+from attnbench.harness.timing.blocks import Effort
 from attnbench.harness.training.train import Recipe
 from attnbench.layouts import get_layout
 from attnbench.record import Cell
@@ -30,8 +31,8 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset("quick", Effort(1, 3, 15, 12.0), Recipe(epochs=4)),
-    "full": Preset("full", Effort(5, 15, 200, 180.0), Recipe(epochs=40)),
+    "quick": Preset("quick", Effort(0.3, 3, 15, 12.0), Recipe(epochs=4)),
+    "full": Preset("full", Effort(10.0, 15, 400, 180.0), Recipe(epochs=40)),
 }
 
 
@@ -53,13 +54,16 @@ class Request:
     preset: Preset
     out: Path
     force: bool = False
+    control: str = references.CONTROL
+    regimes: tuple[str, ...] = ("fixed",)
+    pins: Pins = field(default_factory=Pins)
 
 
 def plan(request: Request) -> Iterator[Cell]:
     """The cells of a request, in the order in which they are measured."""
     machine = environment.machine(request.device)
     for metric in request.metrics:
-        for mechanism in request.mechanisms:
+        for mechanism in _measured(request, metric):
             base: dict[str, Any] = {
                 "mechanism": mechanism,
                 "layout": request.layout,
@@ -82,11 +86,34 @@ def plan(request: Request) -> Iterator[Cell]:
                 base |= {"preset": request.preset.name, "batch_size": request.preset.recipe.batch_size}
                 yield Cell(**base, mode="train")
                 continue
-            if metric == "throughput":
-                base["preset"] = request.preset.name
             for mode in request.modes:
                 for precision in request.precisions:
-                    yield Cell(**base, mode=mode, precision=precision, batch_size=request.batch_size)
+                    conditions = base | {"mode": mode, "precision": _precision(precision, request.pins)}
+                    if metric == "throughput":
+                        conditions["preset"] = request.preset.name
+                        yield from (
+                            Cell(**conditions, **_regime(regime, request)) for regime in request.regimes
+                        )
+                    else:
+                        yield Cell(**conditions, batch_size=request.batch_size)
+
+
+def _measured(request: Request, metric: str) -> tuple[str, ...]:
+    """The mechanisms of a request; throughput is measured with the control among them."""
+    if metric != "throughput" or not request.control:
+        return request.mechanisms
+    return tuple(dict.fromkeys((*request.mechanisms, request.control)))
+
+
+def _precision(precision: str, pins: Pins) -> str:
+    """With TF32 allowed it is another precision, and another column."""
+    return {"fp32": "tf32", "amp": "amp_tf32"}[precision] if pins.tf32 else precision
+
+
+def _regime(regime: str, request: Request) -> dict[str, Any]:
+    """Batch and regime of a cell; see :class:`~attnbench.record.Cell`."""
+    batch = {"fixed": request.batch_size, "largest": 0, "latency": 1}[regime]
+    return {"batch_size": batch, "regime": "" if regime == "fixed" else regime}
 
 
 def _identity(mechanism: str, request: Request) -> dict[str, Any]:

@@ -1,11 +1,7 @@
 """From cells to records: skip what is measured, measure the rest, write each down."""
 
-import hashlib
-import json
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +14,8 @@ from attnbench.harness.models.backbone import executed_impl
 from attnbench.harness.models.build import Model, build
 from attnbench.harness.plan import Request, plan
 from attnbench.harness.setting import Setting, make_batch, make_step
-from attnbench.harness.timing import throughput
+from attnbench.harness.timing.group import Group, groups, measure
+from attnbench.harness.timing.session import Session, Sessions
 from attnbench.harness.training import accuracy
 from attnbench.record import Cell, Measurement
 
@@ -58,6 +55,7 @@ def run(request: Request, progress: Progress) -> Summary:
         AttnbenchError: the output folder cannot be written.
     """
     environment.pin_allocator()
+    request.pins.apply()
     machine = environment.machine(request.device)
     records = request.out / "records" / f"{machine}.jsonl"
     store.check_writable(records.parent)
@@ -71,9 +69,7 @@ def run(request: Request, progress: Progress) -> Summary:
     for metric in request.metrics:
         chosen = [cell for cell in todo if cell.metric == metric]
         if metric == "throughput":
-            kept = _Kept(most=len(request.mechanisms))
-            for group in _groups(chosen):
-                _throughput(group, request, kept, recorder, progress)
+            _together([cell for cell in cells if cell.metric == metric], chosen, recorder, progress)
         elif chosen:
             _one_by_one(metric, chosen, request, recorder, progress)
     return summary
@@ -87,34 +83,42 @@ class _Recorder:
     path: Path
     summary: Summary
 
-    def write(self, cell: Cell, measurements: Iterable[Measurement]) -> None:
+    def write(self, *outcomes: tuple[Cell, Iterable[Measurement] | Exception]) -> None:
+        """Write what was measured of one or more cells, or why it was not, all or nothing."""
         facts = environment.describe(self.request.device)
-        done = [m.model_copy(update={"environment": facts}) for m in measurements]
-        store.append(self.path, done)
-        self.summary.measured += 1
+        lines: list[Measurement] = []
+        failed: list[str] = []
+        for cell, found in outcomes:
+            if isinstance(found, Exception):
+                failure = self._failure(cell, found)
+                failed.append(f"{cell}: {failure.reason}")
+                found = [failure]
+            lines += [m.model_copy(update={"environment": facts}) for m in found]
+        store.append(self.path, lines)
+        self.summary.measured += len(outcomes)
+        self.summary.failed += failed
 
-    def fail(self, cell: Cell, error: BaseException) -> None:
+    def _failure(self, cell: Cell, error: Exception) -> Measurement:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         memory_ran_out = isinstance(error, (torch.OutOfMemoryError, MemoryError))
         memory_ran_out |= "can't allocate memory" in str(error)  # torch on a CPU
         status = "out_of_memory" if memory_ran_out else "failed"
-        self.write(cell, [Measurement.of(cell, cell.metric, None, "", status=status, reason=reason)])
-        self.summary.failed.append(f"{cell}: {reason}")
+        return Measurement.of(cell, cell.metric, None, "", status=status, reason=reason)
 
 
 def _one_by_one(
     metric: str, cells: list[Cell], request: Request, recorder: _Recorder, progress: Progress
 ) -> None:
-    title, measure = _MEASURES[metric]
+    title, measure_one = _MEASURES[metric]
     kept = _Kept(most=1)
     progress.phase(title, len(cells))
     for cell in cells:
         try:
-            found = measure(cell, request, kept)
+            found = measure_one(cell, request, kept)
         except Exception as error:
-            recorder.fail(cell, error)
+            recorder.write((cell, error))
         else:
-            recorder.write(cell, found)
+            recorder.write((cell, found))
         progress.step(str(cell))
 
 
@@ -180,79 +184,18 @@ _MEASURES: dict[str, tuple[str, Callable[[Cell, Request, _Kept], list[Measuremen
 }
 
 
+def _together(planned: list[Cell], todo: list[Cell], recorder: _Recorder, progress: Progress) -> None:
+    """Measure throughput by the group; a group with a cell to measure has its control, known or not."""
+    request = recorder.request
+    journal = request.out / "blocks" / recorder.path.name
+    sessions = Sessions(lambda cell: Session(cell, request.device))
+    wanted = {cell.key() for cell in todo if cell.mechanism in request.mechanisms}
+    for members in groups(planned):
+        if any(cell.key() in wanted for cell in members):
+            chosen = [c for c in members if c.key() in wanted or c.mechanism == request.control]
+            group = Group(chosen, request.control, request.preset.effort, journal, request.force)
+            recorder.write(*measure(group, sessions.open, progress))
+
+
 def _setting(cell: Cell, request: Request) -> Setting:
     return Setting(request.device, cell.mode, cell.precision, cell.batch_size, cell.resolution, cell.seed)
-
-
-def _groups(cells: list[Cell]) -> list[list[Cell]]:
-    """Cells that are interleaved with one another: those of one mode and precision."""
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.mode, cell.precision), []).append(cell)
-    return list(groups.values())
-
-
-def _throughput(
-    group: list[Cell], request: Request, kept: _Kept, recorder: _Recorder, progress: Progress
-) -> None:
-    """Measure one group; its blocks are kept in a journal, so that a killed run goes on where it was."""
-    by_key = {cell.key(): cell for cell in group}
-    journal = request.out / "blocks" / recorder.path.name
-    tag, done = _journalled(group, request, journal, progress)
-    clock, effort = throughput.device_clock(request.device), request.preset.effort
-    progress.phase(f"throughput, {group[0].mode} {group[0].precision}", len(group) + effort.max_blocks)
-    steps: dict[str, throughput.Step] = {}
-    repeats: dict[str, int] = {}
-    models: dict[str, Model] = {}
-    for key, cell in by_key.items():
-        try:
-            model = kept.get(cell)
-            step = make_step(model, model.layout, _setting(cell, request))
-            repeats[key] = throughput.warm_up(step, clock, effort.warmup)
-        except Exception as error:
-            recorder.fail(cell, error)
-        else:
-            steps[key], models[key] = step, model
-        progress.step(f"{cell}: warm-up")
-    if not steps:
-        return
-    began = time.monotonic()
-
-    def keep(block: dict[str, float]) -> None:
-        store.append(journal, [throughput.Block(group=tag, seconds=block)])
-        spent = min(1.0, (time.monotonic() - began) / effort.budget_s)
-        progress.at_least(len(group) + round(spent * effort.max_blocks), f"block of {len(block)}")
-
-    complete = [block for block in done if steps.keys() <= block.keys()]
-    blocks = throughput.measure_blocks(steps, repeats, clock, effort, done=complete, on_block=keep)
-    names = {key: by_key[key].mechanism for key in models}
-    for key, model in models.items():
-        seconds = [block[key] for block in blocks]
-        value, samples, spread = throughput.images_per_s(seconds, by_key[key].batch_size)
-        others = sorted(name for other, name in names.items() if other != key)
-        details = {"blocks": len(blocks), "steps_per_sample": repeats[key], "interleaved_with": others}
-        measured = Measurement.of(
-            by_key[key],
-            "throughput",
-            value,
-            "images/s",
-            samples=samples,
-            spread=spread,
-            details=details,
-            implementation=executed_impl(model),
-        )
-        recorder.write(by_key[key], [measured])
-
-
-def _journalled(
-    group: list[Cell], request: Request, journal: Path, progress: Progress
-) -> tuple[str, list[dict[str, float]]]:
-    """Tag of a group of cells, and the blocks that an interrupted run of it has left."""
-    identity = sorted(cell.key() for cell in group)
-    if request.force:
-        identity.append(datetime.now(UTC).isoformat())  # begin anew, beside whatever was measured before
-    tag = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    if not journal.exists():
-        return tag, []
-    blocks = store.read_lines(journal, throughput.Block, progress.say)
-    return tag, [block.seconds for block in blocks if block.group == tag]

@@ -123,15 +123,12 @@ def _wanted(found: Blocks, effort: Effort, spent_s: float) -> bool:
     return taken < effort.min_blocks or (taken < effort.max_blocks and spent_s < effort.budget_s)
 
 
-def _narrow(
-    found: Blocks, alive: Mapping[str, object], control: str | None, half_width: float
-) -> bool:
-    if control not in alive or len(alive) < 2:
+def _narrow(found: Blocks, alive: Mapping[str, object], control: str | None, half_width: float) -> bool:
+    if control is None or control not in alive or len(alive) < 2:
         return False
     others = (key for key in alive if key != control)
-    return all(
-        statistics.ratio_interval(found.of(key), found.of(control)).half_width <= half_width for key in others
-    )
+    reference = found.of(control)
+    return all(statistics.ratio_interval(found.of(key), reference).half_width <= half_width for key in others)
 
 
 def _block(

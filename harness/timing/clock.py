@@ -78,9 +78,7 @@ class CudaClock:
         sensors: read while the device is at work.
     """
 
-    def __init__(
-        self, device: torch.device, *, each: bool = False, sensors: Sensors = NO_SENSORS
-    ) -> None:
+    def __init__(self, device: torch.device, *, each: bool = False, sensors: Sensors = NO_SENSORS) -> None:
         self._device, self._each, self._sensors = device, each, sensors
 
     def __call__(self, step: Step, repeats: int) -> Sample:

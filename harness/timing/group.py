@@ -7,6 +7,7 @@ together at the end, since none is complete before the others are.
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ Open = Callable[[Cell], Candidate]
 """Makes the candidate of a cell, in this process or another."""
 Outcome = tuple[Cell, list[Measurement] | Exception]
 _REPLAYS = 5
+_JOURNAL_S = 1.0
 
 
 class Progress(Protocol):
@@ -113,8 +115,8 @@ def measure(group: Group, open_candidate: Open, progress: Progress) -> list[Outc
             group.alive.pop(key, None)
         progress.step(f"{cell}: warm-up")
     blocks = _blocks(group, tag, progress)
-    for key, error in blocks.failed.items():
-        group.failed[key] = error
+    group.failed |= blocks.failed
+    for key in blocks.failed:
         group.alive.pop(key).close()
     _verify(group, blocks)
     context = report.Context(tag, group.by_key, group.ready, blocks, group.control_key, group.effort)
@@ -130,25 +132,50 @@ def _blocks(group: Group, tag: str, progress: Progress) -> Blocks:
         return lambda: group.alive[key].sample(group.ready[key].repeats)
 
     spent = 0.0
+    journal = _Journal(group.journal)
 
     def keep(block: Block) -> None:
         nonlocal spent
-        store.append(group.journal, [block])
+        journal.keep(block)
         spent += sum(block.host[key] * group.ready[key].repeats for key in block.host)
         share = min(1.0, spent / max(group.effort.budget_s, 1e-9))
         done = len(group.cells) + round(share * group.effort.max_blocks)
         progress.at_least(done, f"block of {len(block.seconds)}")
 
-    whole = [block for block in _journalled(group, tag, progress) if group.alive.keys() <= block.seconds.keys()]
-    return measure_blocks(
-        tag,
-        {key: sampler(key) for key in group.alive},
-        {key: group.ready[key].repeats for key in group.alive},
-        group.effort,
-        control=group.control_key,
-        done=whole,
-        on_block=keep,
-    )
+    whole = [
+        block for block in _journalled(group, tag, progress) if group.alive.keys() <= block.seconds.keys()
+    ]
+    try:
+        return measure_blocks(
+            tag,
+            {key: sampler(key) for key in group.alive},
+            {key: group.ready[key].repeats for key in group.alive},
+            group.effort,
+            control=group.control_key,
+            done=whole,
+            on_block=keep,
+        )
+    finally:
+        journal.flush()
+
+
+class _Journal:
+    """Writes blocks down about once a second: syncing a disk may take longer than a block."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: list[Block] = []
+        self._written = time.monotonic()
+
+    def keep(self, block: Block) -> None:
+        self._waiting.append(block)
+        if time.monotonic() - self._written >= _JOURNAL_S:
+            self.flush()
+
+    def flush(self) -> None:
+        store.append(self._path, self._waiting)
+        self._waiting.clear()
+        self._written = time.monotonic()
 
 
 def _journalled(group: Group, tag: str, progress: Progress) -> list[Block]:

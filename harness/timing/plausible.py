@@ -20,15 +20,18 @@ class ImplausibleError(AttnbenchError):
 
 
 def least_macs(model: Model, cell: Cell, batch: int) -> int | None:
-    """Multiply-adds that a step of ``batch`` images cannot do without: those inside the pattern, in training the gradients' too.
+    """Multiply-adds that a step of ``batch`` images cannot do without.
 
-    None if the mechanism has no formula; then its rate cannot be judged.
+    They are those inside the pattern and, in training, those of the gradients in proportion. None if the
+    mechanism has no formula; then its rate cannot be judged.
     """
     side = cell.resolution
     try:
         macs = sum(model.macs_useful(side, side).values())
         if cell.mode == "train":
-            macs += sum(model.macs_backward(side, side).values()) * macs // sum(model.macs(side, side).values())
+            macs += (
+                sum(model.macs_backward(side, side).values()) * macs // sum(model.macs(side, side).values())
+            )
     except AttnbenchError:
         return None
     return macs * batch
@@ -58,6 +61,6 @@ def fault(least: int | None, step_s: float, peak: float) -> str:
     if least is None or least / step_s <= SLACK * peak:
         return ""
     return (
-        f"{least / step_s / 1e9:.0f} G MACs/s, where this device reaches {peak / 1e9:.0f} on a matrix product: "
-        "the work was not done"
+        f"{least / step_s / 1e9:.0f} G MACs/s, where this device reaches {peak / 1e9:.0f} on a matrix "
+        "product: the work was not done"
     )

@@ -38,7 +38,7 @@ def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
 
 
 def cpu_limit(bytes_of_one: int, bytes_of_two: int, available: int) -> int:
-    """How many images fit into a share of the memory that is available, from the peaks of two small batches."""
+    """How many images fit into a share of the available memory, from the peaks of two small batches."""
     per_image = max(bytes_of_two - bytes_of_one, 1)
     rest = _SHARE * available - (bytes_of_one - per_image)
     return max(0, min(LIMIT["cpu"], int(rest / per_image)))

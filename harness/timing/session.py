@@ -5,16 +5,17 @@ and returns can be pickled.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from attnbench.harness import memory
 from attnbench.harness.models.backbone import executed_impl
 from attnbench.harness.models.build import Model, build
 from attnbench.harness.setting import Setting, Workload
-from attnbench.harness import memory
 from attnbench.harness.timing import honesty, plausible, regimes, replay
 from attnbench.harness.timing.clock import Clock, Sample, device_clock, steps_per_sample
 from attnbench.harness.timing.throttle import sensors_of
@@ -41,6 +42,7 @@ class Prepared:
     warmup: WarmUp
     least_macs: int | None
     sensors: str
+
 
 _FREE = 0.25  # share of a GPU's memory that candidates leave to one another between samples
 
@@ -101,13 +103,14 @@ class Session:
         self._seen = honesty.Seen(self._model)
         began = time.monotonic()
         with self._seen:
-            first = self._timed(1)
+            seconds = [self._timed(1).device_s]
         if not bool(torch.isfinite(self._last).all()):
             raise FloatingPointError("the step returns values that are not finite")
         spent = time.monotonic() - began
-        # the first step, which allocates and compiles, is no guide to the length unless time is up
-        guide = first if spent >= cap.seconds else self._timed(1)
-        repeats = steps_per_sample(guide.device_s, self._clock.tick())
+        while len(seconds) < 4 and spent + seconds[-1] < cap.seconds:  # the first allocates and compiles
+            seconds.append(self._timed(1).device_s)
+            spent += seconds[-1]
+        repeats = steps_per_sample(min(seconds), self._clock.tick())
         warmup = warm_up(lambda: self.sample(repeats).device_s, cap, spent)
         macs = plausible.least_macs(self._model, cell, batch)
         return Prepared(executed_impl(self._model), batch, repeats, warmup, macs, no_sensors)
@@ -159,7 +162,7 @@ class Session:
 
     def _peak_bytes(self, cell: Cell, batch: int) -> int:
         work = self._work(cell, batch)
-        return memory.measure(work, self._model, self._device, work.images.nbytes)[0]
+        return memory.measure(work, self._model, self._device, work.images.nbytes).peak
 
     def _fits(self, cell: Cell, batch: int) -> bool:
         work: Workload | None = None
@@ -202,3 +205,21 @@ class Session:
             return self._last
 
         return self._clock(kept, repeats)
+
+
+class Sessions:
+    """Candidates kept for cells that differ in mode, precision and batch only: building a model is slow.
+
+    Args:
+        make: builds the candidate of a cell.
+    """
+
+    def __init__(self, make: Callable[[Cell], Candidate]) -> None:
+        self._make, self._kept = make, dict[str, Candidate]()
+
+    def open(self, cell: Cell) -> Candidate:
+        """The candidate of a cell, built now or before."""
+        same = cell.model_copy(update={"mode": "", "precision": "", "batch_size": 1, "regime": ""}).key()
+        if same not in self._kept:
+            self._kept[same] = self._make(cell)
+        return self._kept[same]

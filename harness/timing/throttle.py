@@ -5,6 +5,7 @@ which the device was throttled is no measurement of the candidates and is put as
 :mod:`attnbench.harness.timing.blocks`.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -89,6 +90,4 @@ def sensors_of(device: torch.device, load: Callable[[], Any] | None = None) -> t
 
 
 def _import() -> Any:
-    import pynvml
-
-    return pynvml
+    return importlib.import_module("pynvml")
