@@ -71,12 +71,13 @@ def test_main_job_fills_every_cell_and_repeats_nothing(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     found = records(tmp_path)
     assert {r["status"] for r in found} == {"ok"}
-    # params, seven kinds of MACs, memory and throughput in two modes and precisions, accuracy: for two
-    assert len(found) == 2 * (1 + 7 + 4 + 4 + 1)
+    # params, seven kinds of MACs, memory and throughput in two modes and precisions, accuracy: for two;
+    # throughput for the control
+    assert len(found) == 2 * (1 + 7 + 4 + 4 + 1) + 4
     assert "Full" in first.stdout
     assert "— [" not in first.stdout
     again = attnbench(*FEW, cwd=tmp_path)
-    assert "0 cells measured, 22 were there already" in again.stdout
+    assert "0 cells measured, 26 were there already" in again.stdout
     assert records(tmp_path) == found
     forced = attnbench(*FEW, "--metrics", "params", "--force", cwd=tmp_path)
     assert "2 cells measured;" in forced.stdout
@@ -106,7 +107,7 @@ def test_kill_in_the_middle_then_the_same_command(tmp_path: Path, delay: float) 
     after = [line for path in tmp_path.rglob("*.jsonl") for line in path.read_text().splitlines()]
     assert set(before) <= set(after)
     keys = [(r["key"], r["name"]) for r in records(tmp_path)]
-    assert len(keys) == len(set(keys)) == 2 * (1 + 7 + 2)
+    assert len(keys) == len(set(keys)) == 2 * (1 + 7 + 2) + 2
 
 
 def test_plugin_in_list_run_and_table(tmp_path: Path, plugin: str) -> None:
