@@ -31,15 +31,16 @@ def create_model(layout: str, mechanism: str, **options: Any) -> "nn.Module":
     Args:
         layout: name of a layout, e.g. ``swin_t`` or ``swin_pico``.
         mechanism: registered name, e.g. ``bra``.
-        options: ``impl``, ``num_classes``, ``in_chans``, ``img_size``, ``drop_path_rate``, and any
-            option of the mechanism (one value, or a list with one value per stage).
+        options: ``impl``, ``num_classes``, ``in_chans``, ``img_size`` (nominal; the model takes any),
+            ``drop_path_rate``, ``global_pool``, ``drop_rate``, ``checkpoint`` (a file of weights, see
+            ``attnbench load``), and any option of the mechanism (one value, or a list with one per stage).
 
     Returns:
         A module that maps images (B, in_chans, height, width) to logits (B, num_classes).
 
     Raises:
         UnknownNameError: no such layout, mechanism or implementation.
-        AttnbenchError: an option is unknown or wrong.
+        AttnbenchError: an option is unknown or wrong, or the checkpoint does not fit.
     """
     from attnbench.harness.models.backbone import create_model as build  # torch is loaded only here
 

@@ -7,7 +7,9 @@ Names on the left of ``PUBLISHED`` are the keys of rows in results/published.csv
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from attnbench import registry
 from attnbench.errors import UnknownNameError
+from attnbench.layouts import LAYOUTS
 
 
 class Configuration(NamedTuple):
@@ -102,3 +104,19 @@ def get_configuration(name: str) -> Configuration:
     if name not in CONFIGURATIONS:
         raise UnknownNameError("configuration", name, CONFIGURATIONS)
     return CONFIGURATIONS[name]
+
+
+def find(name: str) -> Configuration:
+    """The configuration called ``name``, or for ``<layout>_<mechanism>`` that mechanism in that layout.
+
+    Raises:
+        UnknownNameError: neither is known.
+    """
+    if name in CONFIGURATIONS:
+        return CONFIGURATIONS[name]
+    known = registry.names()
+    for layout in LAYOUTS:
+        mechanism = name.removeprefix(f"{layout}_")
+        if name.startswith(f"{layout}_") and mechanism in known:
+            return Configuration(layout, mechanism)
+    raise UnknownNameError("model", name, [*CONFIGURATIONS, *(f"{layout}_bra" for layout in LAYOUTS)])
