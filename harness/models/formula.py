@@ -28,7 +28,8 @@ class WithFormula(nn.Module):
 
     def blocks(self) -> list[Block]:
         """The blocks, in order."""
-        return [block for stage in self.layers for block in stage.blocks]
+        stages: Any = self.layers
+        return [block for stage in stages for block in stage.blocks]
 
     def attentions(self) -> list[nn.Module]:
         """The attention modules, in order."""
@@ -89,6 +90,7 @@ class WithFormula(nn.Module):
         for site, block in zip(self.layout.sites(height, width), self.blocks(), strict=True):
             for phase, macs in block.macs(site.height, site.width).items():
                 cost[phase] = cost.get(phase, 0) + macs
+        stage: Any
         for stage, size in zip(self.layers[1:], sizes[1:], strict=True):
             cost["merging"] += stage.downsample.macs(*size)
         tokens = sizes[-1][0] * sizes[-1][1]

@@ -6,6 +6,7 @@ models/biformer.py for the others. Where the stride does not divide a map, it is
 bottom and the right, as in Swin (BiFormer's STL drops the rest).
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from timm.layers import DropPath, Mlp, PatchEmbed
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbench.layouts import Layout
+
+Norm = Callable[..., nn.Module]
+"""Makes a norm, given the channels."""
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -48,7 +52,7 @@ class PatchStem(PatchEmbed):
 class OverlappedStem(nn.Module):
     """Images (B, in_chans, height, width) to maps: two 3 × 3 convolutions of stride 2 with norms."""
 
-    def __init__(self, in_chans: int, dim: int, norm: type[nn.Module] | partial[nn.Module]) -> None:
+    def __init__(self, in_chans: int, dim: int, norm: Norm) -> None:
         super().__init__()
         self.conv1 = MapConv(in_chans, dim // 2, 3, 2, 1)
         self.norm1 = norm(dim // 2)
@@ -78,7 +82,7 @@ class LinearMerging(PatchMerging):
 class ConvMerging(nn.Module):
     """Map (B, H, W, C) to (B, ⌈H/2⌉, ⌈W/2⌉, 2C): norm, then a 2 × 2 convolution of stride 2."""
 
-    def __init__(self, dim: int, norm: type[nn.Module] | partial[nn.Module]) -> None:
+    def __init__(self, dim: int, norm: Norm) -> None:
         super().__init__()
         self.norm = norm(dim)
         self.conv = MapConv(dim, 2 * dim, 2, 2)
@@ -98,7 +102,7 @@ class ConvMerging(nn.Module):
 class OverlappedMerging(nn.Module):
     """Map (B, H, W, C) to (B, ⌈H/2⌉, ⌈W/2⌉, 2C): a 3 × 3 convolution of stride 2, then norm."""
 
-    def __init__(self, dim: int, norm: type[nn.Module] | partial[nn.Module]) -> None:
+    def __init__(self, dim: int, norm: Norm) -> None:
         super().__init__()
         self.conv = MapConv(dim, 2 * dim, 3, 2, 1)
         self.norm = norm(2 * dim)
@@ -140,8 +144,8 @@ class Block(nn.Module):
         return cost
 
 
-def make_norm(layout: Layout) -> type[nn.Module] | partial[nn.Module]:
-    """What makes the norms outside blocks, given the channels."""
+def make_norm(layout: Layout) -> Norm:
+    """What makes the norms outside blocks."""
     return BatchNorm if layout.norm == "batch" else partial(nn.LayerNorm, eps=layout.norm_eps)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attnbench.errors import AttnbenchError
+from attnbench.harness.models.parts import OverlappedStem, PatchStem
 from attnbench.layouts import Layout
 
 
@@ -37,7 +38,7 @@ class TimmInterface(nn.Module):
     """The part of a backbone that makes it a citizen of timm. Maps are (B, H, W, C) unless it says NCHW."""
 
     layout: Layout
-    patch_embed: nn.Module
+    patch_embed: PatchStem | OverlappedStem
     layers: nn.Sequential
     norm: nn.Module
     head: Any
@@ -191,6 +192,7 @@ class TimmInterface(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each block's input for the backward pass, which then runs the block once more."""
+        stage: Any
         for stage in self.layers:
             stage.grad_checkpointing = enable
 

@@ -8,7 +8,7 @@ replaced by an empty one, so that such files can be read without the packages an
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _stand_ins(path: Path) -> list[tuple[type, str]]:
+def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """Empty classes for those of training settings, by the names that the file calls them."""
     return [(type("Setting", (), {}), name) for name in _foreign(path) if name.startswith(_SETTINGS)]
 
