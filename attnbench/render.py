@@ -8,6 +8,8 @@ import pandas as pd
 
 from attnbench import references, registry
 from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.published import Figure
+from attnbench.record import Measurement
 
 FORMATS = ("md", "csv", "latex", "html")
 DASH = "—"
@@ -50,12 +52,22 @@ class Table:
     title: str = ""
     layout: str | None = None
     resolution: int | None = None
+    heading: str = "Attention"
+    titles: dict[str, str] = field(default_factory=dict)
+    """What the first column prints for a row, where that is not the mechanism's title."""
+    measured: dict[tuple[str, str], Measurement] = field(default_factory=dict)
+    figures: dict[tuple[str, str], Figure] = field(default_factory=dict)
+    """The records and the published figures behind cells, by row and column."""
+    _numbers: dict[str, int] = field(default_factory=dict)
 
     def mark(self, row: str, column: str, note: str) -> None:
         """Put a footnote on a cell, ``mechanism`` for the row's name; equal notes share a number."""
-        if note not in self.notes:
+        if len(self._numbers) != len(self.notes):  # some were added without a mark
+            self._numbers = {known: number for number, known in enumerate(self.notes, start=1)}
+        if note not in self._numbers:
             self.notes.append(note)
-        self.marks[row, column] = self.notes.index(note) + 1
+            self._numbers[note] = len(self.notes)
+        self.marks[row, column] = self._numbers[note]
 
 
 def render(table: Table, form: str) -> str:
@@ -83,8 +95,9 @@ def render(table: Table, form: str) -> str:
 def _shown(table: Table) -> pd.DataFrame:
     """The table as strings, with headings and footnote marks."""
     numbers = [table.marks.get((row, "mechanism")) for row in table.raw.index]
-    names = zip(table.raw.index, numbers, strict=True)
-    shown = pd.DataFrame({"Attention": [f"{_title(row)} [{n}]" if n else _title(row) for row, n in names]})
+    titles = [table.titles.get(row) or _title(row) for row in table.raw.index]
+    names = zip(titles, numbers, strict=True)
+    shown = pd.DataFrame({table.heading: [f"{title} [{n}]" if n else title for title, n in names]})
     for column in table.columns:
         marks = [table.marks.get((row, column.name)) for row in table.raw.index]
         if column.csv_only and not any(marks):

@@ -198,8 +198,15 @@ def _letter(index: int) -> str:
 
 def _walsh(d: Array) -> Array:
     """Means of all pairs of values, each with itself too, sorted."""
-    i, j = np.triu_indices(len(d))
+    i, j = _pairs(len(d))
     return np.sort((d[i] + d[j]) / 2)
+
+
+@lru_cache(maxsize=32)
+def _pairs(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of all pairs, each with itself too; kept, since letters need them for every pair of rows."""
+    i, j = np.triu_indices(count)
+    return i, j
 
 
 @lru_cache(maxsize=256)

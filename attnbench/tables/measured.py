@@ -1,0 +1,142 @@
+"""The measured columns of a table: the newest value of each cell, one set of conditions per column."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from attnbench.record import Cell, Measurement
+from attnbench.render import Column, Table
+from attnbench.tables.conditions import conditions
+from attnbench.tables.speed import add_speed
+
+Row = Callable[[Cell], str]
+"""The row of a table that a cell belongs to."""
+
+_MORE_MACS = ("issued", "useful", "dense", "backward", "backward_counted")
+_ALL_MACS = ("macs", "macs_counted", *(f"macs_{kind}" for kind in _MORE_MACS))
+_ORDER = ("parameters", *_ALL_MACS, "peak_memory", "throughput", "top1")
+_FAILED_AS = {"params": "parameters", "memory": "peak_memory", "accuracy": "top1"}
+_RAN = ("peak_memory", "throughput", "top1")
+"""What depends on the implementation that ran."""
+
+
+def column_of(m: Measurement) -> Column | None:
+    """The column that a measurement belongs to; ``None`` for one of a name that tables do not show."""
+    name, regime = _FAILED_AS.get(m.name, m.name), getattr(m.cell, "regime", "")
+    return _column(name, m.cell.mode, m.cell.precision, m.cell.layout, regime)
+
+
+@functools.cache
+def _column(name: str, mode: str, precision: str, layout: str, regime: str) -> Column | None:
+    setting = f"{mode} {precision.upper()}{f', {regime}' if regime else ''}"
+    suffix = "_".join(filter(None, (mode, precision, regime)))
+    if name.startswith("macs_") and name in _ALL_MACS and name != "macs_counted":
+        kind = name.removeprefix("macs_").replace("_", " ")
+        return Column(name, f"MACs {kind} (G)", 1e9, 4, csv_only=True)
+    return {
+        "parameters": Column("parameters", "Params (M)", 1e6, 2),
+        "macs": Column("macs", "MACs (G)", 1e9, 4),
+        "macs_counted": Column("macs_counted", "MACs counted (G)", 1e9, 4),
+        "peak_memory": Column(f"peak_memory_{suffix}_bytes", f"Memory {setting} (MiB)", 2**20, 0),
+        "throughput": Column(f"images_per_s_{suffix}", f"Images/s {setting}", 1, 1),
+        "top1": Column(f"top1_{layout}_percent", f"Top-1 {layout} (%)", 1, 1),
+    }.get(name)
+
+
+def _rank(m: Measurement) -> tuple[int, str, str, str]:
+    """Where a column stands among the others."""
+    name, precision = _FAILED_AS.get(m.name, m.name), {"fp32": "0"}.get(m.cell.precision, "1")
+    return _ORDER.index(name), getattr(m.cell, "regime", ""), m.cell.mode, precision
+
+
+def add_measured(
+    table: Table, records: Sequence[Measurement], row_of: Row, order: Callable[[str], tuple]
+) -> None:
+    """Fill a table's frame: one row per row of the records, columns for all that they hold.
+
+    Args:
+        table: without columns; gets frame, columns, marks, notes and the measurements behind its cells.
+        records: oldest first.
+        row_of: the row of a cell.
+        order: key to sort rows by.
+    """
+    by_column: dict[Column, list[Measurement]] = {}
+    for m in records:
+        column = column_of(m)
+        if column is not None:
+            by_column.setdefault(column, []).append(m)
+    table.columns = sorted(by_column, key=lambda column: _rank(by_column[column][0]))
+    seen: Counter[str] = Counter()
+    left_out = sum(_fill(table, column, by_column[column], row_of, seen) for column in table.columns)
+    rows = sorted({row for row, _ in table.measured} | {row for row, _ in table.marks}, key=order)
+    _build_frame(table, rows)
+    table.notes += [f"Conditions: {text}." for text in seen if text]
+    if left_out:
+        table.notes.append(f"{left_out} older records under other conditions are not shown.")
+    add_speed(table)
+
+
+def _fill(table: Table, column: Column, records: list[Measurement], row_of: Row, seen: Counter[str]) -> int:
+    """Choose a column's measurements, those under the conditions of the newest; how many are left out."""
+    of_records = [conditions(m) for m in records]
+    newest, left_out = of_records[-1], 0
+    other: dict[str, str] = {}
+    for m, text in zip(records, of_records, strict=True):
+        row = row_of(m.cell)
+        if text == newest:
+            table.measured[row, column.name] = m
+        else:
+            left_out += 1
+            other[row] = text
+    seen[newest] += 1
+    for row, text in other.items():
+        if (row, column.name) not in table.measured:
+            table.mark(row, column.name, f"only under other conditions: {text}")
+    return left_out
+
+
+def _build_frame(table: Table, rows: Sequence[str]) -> None:
+    frame = pd.DataFrame(index=pd.Index(rows, name="mechanism"))
+    by_name = {column.name: column for column in table.columns}
+    for (row, name), m in table.measured.items():
+        _remark(table, row, by_name[name], m)
+    found = {
+        column.name: [table.measured.get((row, column.name)) for row in rows] for column in table.columns
+    }
+    for column in table.columns:
+        cells = [m.value if m and m.status == "ok" else None for m in found[column.name]]
+        whole = all(isinstance(value, int) for value in cells if value is not None)
+        frame[column.name] = pd.array(cells, dtype="Int64" if whole else "Float64")
+        if column.name == "macs_counted":
+            frame["macs_lower_bound"] = _unknown_operators(table, rows)
+    ran: dict[str, set[str]] = {}
+    for (row, _), m in table.measured.items():
+        if m.status == "ok" and m.implementation and m.name in _RAN:
+            ran.setdefault(row, set()).add(m.implementation)
+    if ran:
+        table.columns.append(Column("implementation", "Implementation"))
+        frame["implementation"] = [" ".join(sorted(ran.get(row, ()))) or None for row in rows]
+    table.raw = frame
+
+
+def _remark(table: Table, row: str, column: Column, m: Measurement) -> None:
+    """Note that a cell failed, that a count is a lower bound, or that a formula stands beside one."""
+    if m.details.get("lower_bound"):
+        table.at_least[row, column.name] = m.details["uncounted"]
+        if not column.csv_only:
+            names = ", ".join(m.details["uncounted"])
+            table.mark(row, column.name, f"lower bound: no formula is known for {names}")
+    elif m.details.get("unconfirmed") and not column.csv_only:
+        table.mark(row, column.name, "by the mechanism's formula alone; the count is a lower bound")
+    if m.status != "ok" and (m.value is not None or not column.csv_only):
+        table.mark(row, column.name, f"{m.status.replace('_', ' ')}: {m.reason}")
+
+
+def _unknown_operators(table: Table, rows: Sequence[str]) -> list[str | None]:
+    """Operators that make counts of a row lower bounds, separated by spaces."""
+    known: dict[str, set[str]] = {}
+    for (row, _), operators in table.at_least.items():
+        known.setdefault(row, set()).update(operators)
+    return [" ".join(sorted(known.get(row, ()))) or None for row in rows]
