@@ -24,20 +24,17 @@ register()
 
 def main() -> None:
     """Run a script, with its arguments, after our models have been registered."""
-    if len(sys.argv) < 2:
-        click.echo("usage: python -m attnbench.timm SCRIPT.py [ARGUMENT]...", err=True)
+    script = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    if script is None or not script.is_file():
+        wrong = f"there is no script {script}; " if script else ""
+        click.echo(f"{wrong}usage: python -m attnbench.timm SCRIPT.py [ARGUMENT]...", err=True)
         sys.exit(2)
     sys.argv = sys.argv[1:]
-    sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))  # as python does for the script it runs
+    sys.path.insert(0, str(script.resolve().parent))  # as python does for the script it runs
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        runpy.run_path(str(script), run_name="__main__")
     except AttnbenchError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except FileNotFoundError as error:
-        if error.filename != sys.argv[0]:
-            raise
-        click.echo(f"error: there is no script {sys.argv[0]}", err=True)
         sys.exit(2)
 
 
