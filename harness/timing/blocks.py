@@ -106,7 +106,7 @@ def measure_blocks(
         if len(found.taken) >= check_at:
             if _narrow(found, alive, control, effort.half_width):
                 break
-            check_at = int(len(found.taken) * 1.2) + 1  # seldom, so that it costs little
+            check_at = int(len(found.taken) * 1.5) + 1  # seldom: each look costs time, and a little coverage
         block = _block(group, alive, repeats, found, draw)
         if block is not None:
             on_block(block)
