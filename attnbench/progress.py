@@ -99,3 +99,20 @@ class PlainProgress:
 def make_progress() -> TerminalProgress | PlainProgress:
     """The form that suits where stderr goes."""
     return TerminalProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+class QuietProgress:
+    """Says nothing but what must be said."""
+
+    def phase(self, title: str, total: int) -> None:
+        """A phase begins."""
+
+    def step(self, what: str) -> None:
+        """One step is done."""
+
+    def at_least(self, done: int, what: str) -> None:
+        """One step is done."""
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        print(line, file=sys.stderr, flush=True)

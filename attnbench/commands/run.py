@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from attnbench import references, registry
+from attnbench.commands import _timing
 from attnbench.commands._arguments import (
     DEFAULT_OUT,
     before_torch,
@@ -15,6 +16,7 @@ from attnbench.commands._arguments import (
     positive,
     warn,
 )
+from attnbench.commands._timing import timing_options
 from attnbench.commands.table import ablation
 
 METRICS = ("params", "macs", "memory", "throughput", "accuracy")
@@ -37,6 +39,7 @@ METRICS = ("params", "macs", "memory", "throughput", "accuracy")
 @click.option("--seed", default="0", show_default=True, metavar="N", help="Of weights, inputs and training.")
 @click.option("--force", is_flag=True, help="Measure again what has a record.")
 @click.option("--out", default=DEFAULT_OUT, show_default=True, metavar="DIR", help="Where records are kept.")
+@timing_options
 @plugin_option
 def command(
     mechanisms: str,
@@ -53,6 +56,7 @@ def command(
     seed: str,
     force: bool,
     out: str,
+    **timing: Any,
 ) -> None:
     """Measure what has no record yet, then print the table.
 
@@ -73,26 +77,35 @@ def command(
         "options": dict(option(setting) for setting in settings),
         "force": force,
         "out": Path(out),
+        **_timing.read(timing),
     }
     names("preset", preset, ("quick", "full"))
     every = {impl for name in registry.names() for impl in registry.get(name).facts.impls}
     names("implementation", impl, ["auto", *sorted(every)])
     batch = positive("batch-size", batch_size, 0)
-    _run(chosen, bool(mechanisms), device, batch, preset)
+    _run(chosen, bool(mechanisms), device, batch, preset, timing)
 
 
-def _run(chosen: dict[str, Any], named: bool, device: str, batch: int, preset: str) -> None:
+def _run(
+    chosen: dict[str, Any], named: bool, device: str, batch: int, preset: str, timing: dict[str, Any]
+) -> None:
     """The part of ``run`` that needs torch; ``named``: the user chose the mechanisms."""
     before_torch()
     from attnbench.harness import environment, plan, runner
+    from attnbench.harness.setting import Pins
     from attnbench.progress import make_progress
 
     where = environment.resolve_device(device)
+    pins = Pins(tf32=timing["tf32"], threads=int(timing["threads"]) if timing["threads"] else None)
+    pins.apply()  # before anything asks how many threads there are
     batch = batch or (64 if where.type == "cuda" else 1)
     chosen["mechanisms"] = tuple(
         plan.usable(chosen["mechanisms"], chosen["impl"], chosen["options"], skip=not named, say=warn)
     )
-    request = plan.Request(**chosen, device=where, batch_size=batch, preset=plan.PRESETS[preset])
+    effort = _timing.with_budget(plan.PRESETS[preset], timing["budget"])
+    request = plan.Request(**chosen, device=where, batch_size=batch, preset=effort, pins=pins)
+    if timing["aa"]:
+        return _timing.put_to_the_test(request, timing)
     with make_progress() as progress:
         summary = runner.run(request, progress)
     click.echo(ablation(chosen["out"] / "records", "md", chosen["layout"], chosen["resolution"], str(where)))

@@ -98,9 +98,7 @@ def simulated(world: World, effort: Effort, runs: int, seed: int = 0, ratio: flo
         steps = dict.fromkeys(samplers, 1)
         blocks = measure_blocks("", samplers, steps, effort, control="control", draw=draw)
         interval = statistics.ratio_interval(blocks.of("other"), blocks.of("control"))
-        yield Run(
-            interval.ratio, interval.low, interval.high, interval.blocks, statistics.verdict(interval)
-        )
+        yield Run(interval.ratio, interval.low, interval.high, interval.blocks, statistics.verdict(interval))
 
 
 def _sample(seconds: float) -> Sample:
@@ -153,9 +151,7 @@ def loaded(draw: random.Random) -> Callable[[], float]:
     return machine
 
 
-WORLDS: dict[str, World] = {
-    world.__name__: world for world in (normal, heavy, correlated, drifting, loaded)
-}
+WORLDS: dict[str, World] = {world.__name__: world for world in (normal, heavy, correlated, drifting, loaded)}
 
 
 def rate(runs: Iterable[Run]) -> float:

@@ -1,0 +1,150 @@
+"""Options of ``attnbench run`` that concern timing, and ``--aa``: the timing put to the test."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from statistics import median
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from attnbench import references, registry
+from attnbench.commands._arguments import names, positive
+from attnbench.errors import AttnbenchError
+
+if TYPE_CHECKING:
+    from attnbench.harness.plan import Preset, Request
+    from attnbench.harness.timing.aa import Run
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+REGIMES = ("fixed", "largest", "latency")
+_OPTIONS = (
+    click.option(
+        "--control",
+        default=references.CONTROL,
+        show_default=True,
+        metavar="NAME",
+        help="What speeds are compared with: a reference or a mechanism; none for no comparison.",
+    ),
+    click.option(
+        "--regime",
+        default="fixed",
+        show_default=True,
+        metavar="A,B",
+        help="Batch for throughput: fixed, largest that fits, latency (of one image).",
+    ),
+    click.option("--threads", default="", metavar="N", help="Of torch on a CPU.  [default: torch's choice]"),
+    click.option("--tf32", is_flag=True, help="Allow TF32, in matrix products and convolutions alike."),
+    click.option(
+        "--budget", default="", metavar="SECONDS", help="For each group's blocks.  [default: the preset's]"
+    ),
+    click.option("--aa", is_flag=True, help="Compare the control with itself: how often is that an alarm?"),
+    click.option("--simulated", is_flag=True, help="With --aa: in made-up noise, not on this machine."),
+    click.option("--runs", default="", metavar="N", help="With --aa.  [default: 20; 200 simulated]"),
+)
+
+
+def timing_options(command: Command) -> Command:
+    """Add the options; the command takes them as keyword arguments."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def read(values: dict[str, Any]) -> dict[str, Any]:
+    """The options as fields of a request, but for ``pins``, which need torch.
+
+    Raises:
+        AttnbenchError: an unknown name, or a number that is none.
+    """
+    control = values["control"]
+    if control != "none":
+        (control,) = names("mechanism", control, [*registry.names(), *references.TITLES]) or ("",)
+    if values["simulated"] and not values["aa"]:
+        raise AttnbenchError("--simulated belongs to --aa: give both, or neither")
+    positive("threads", values["threads"], 0)
+    positive("budget", values["budget"], 0)
+    positive("runs", values["runs"], 0)
+    return {
+        "control": "" if control == "none" else control,
+        "regimes": names("regime", values["regime"], REGIMES),
+    }
+
+
+def with_budget(preset: "Preset", budget: str) -> "Preset":
+    """The preset, with another budget of seconds if one was given; blocks are then as many as fit in."""
+    if not budget:
+        return preset
+    return replace(preset, effort=replace(preset.effort, budget_s=float(budget), max_blocks=100_000))
+
+
+def put_to_the_test(request: "Request", values: dict[str, Any]) -> None:
+    """``--aa``: print the rate of false alarms.
+
+    Raises:
+        AttnbenchError: it is above 5 %.
+    """
+    rates = _simulated(values) if values["simulated"] else _real(request, values)
+    if max(rates) > 0.05:
+        raise AttnbenchError(
+            f"a model differs from itself in {max(rates):.1%} of the runs, where 5 % are allowed; "
+            "quieten the machine, or distrust small differences"
+        )
+
+
+def _simulated(values: dict[str, Any]) -> Iterable[float]:
+    """200 runs in each made-up world, stopped as a run of the ``full`` preset is."""
+    from attnbench.harness.timing import aa
+    from attnbench.harness.timing.blocks import Effort
+
+    count = positive("runs", values["runs"], 200)
+    rates = []
+    for few, effort in ((True, Effort(0, 3, 3, 0)), (False, Effort(0, 15, 400, 1e9, half_width=0.01))):
+        for name, world in aa.WORLDS.items():
+            runs = list(aa.simulated(world, effort, count))
+            known = list(aa.simulated(world, effort, count, seed=1, ratio=1.1))
+            covered = sum(run.low <= 1.1 <= run.high for run in known) / count
+            click.echo(
+                f"{'3 blocks' if few else 'until ±1 %'}, {name + ' noise,':<17} {_summary(runs)}; "
+                f"a ratio of 1.10 lies inside {covered:.1%} of the intervals"
+            )
+            rates.append(aa.rate(runs))
+    return rates
+
+
+def _real(request: "Request", values: dict[str, Any]) -> Iterable[float]:
+    """Runs on this machine, each until the interval is within ±2 % or the budget is spent."""
+    from attnbench.harness import plan
+    from attnbench.harness.timing import aa
+    from attnbench.harness.timing.blocks import Effort
+    from attnbench.harness.timing.session import Session
+    from attnbench.progress import QuietProgress
+
+    (cell, *_) = (c for c in plan.plan(request) if c.mechanism == request.control)
+    effort = Effort(1.0, 15, 100_000, float(values["budget"] or 60), half_width=0.02)
+    runs: list[Run] = []
+    found = aa.real(
+        cell,
+        lambda copy: Session(copy, request.device),
+        effort,
+        positive("runs", values["runs"], 20),
+        QuietProgress(),
+    )
+    for run in found:
+        runs.append(run)
+        click.echo(
+            f"{len(runs):>3}: ratio {run.ratio:.4f}, 95 % interval {run.low:.4f} to {run.high:.4f} "
+            f"after {run.blocks} blocks: {run.verdict}"
+        )
+    click.echo(f"{cell}, {request.layout}, batch {cell.batch_size}, against itself: {_summary(runs)}")
+    click.echo(f"the harness's own share of the time: {median(run.harness_share or 0 for run in runs):.1%}")
+    return [aa.rate(runs)]
+
+
+def _summary(runs: "list[Run]") -> str:
+    alarms, missed = sum(run.alarm for run in runs), sum(run.missed for run in runs)
+    widths = [run.half_width for run in runs]
+    return (
+        f"{alarms} false alarms in {len(runs)} runs ({alarms / len(runs):.1%}); 1 lies outside {missed} of "
+        f"the intervals ({missed / len(runs):.1%}); they are ±{median(widths):.1%}, at most "
+        f"±{max(widths):.1%}"
+    )
