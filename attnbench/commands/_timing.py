@@ -113,12 +113,13 @@ def _simulated(values: dict[str, Any]) -> Iterable[float]:
 
 def _real(request: "Request", values: dict[str, Any]) -> Iterable[float]:
     """Runs on this machine, each until the interval is within ±2 % or the budget is spent."""
-    from attnbench.harness import plan
+    from attnbench.harness import environment, plan
     from attnbench.harness.timing import aa
     from attnbench.harness.timing.blocks import Effort
     from attnbench.harness.timing.session import Session
     from attnbench.progress import QuietProgress
 
+    environment.pin_allocator()
     (cell, *_) = (c for c in plan.plan(request) if c.mechanism == request.control)
     effort = Effort(1.0, 15, 100_000, float(values["budget"] or 60), half_width=0.02)
     runs: list[Run] = []
