@@ -8,7 +8,7 @@ compared with are those of :meth:`attnbench.harness.models.backbone.Backbone.mac
 
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 from attnbench.errors import AttnbenchError
 from attnbench.harness.counting.census import Census
@@ -87,6 +88,37 @@ def count_backward(model: nn.Module, image: Tensor) -> Count:
     return _count(model, image, backward=True)
 
 
+def count_parts(model: nn.Module, image: Tensor, parts: Mapping[str, nn.Module]) -> dict[str, int]:
+    """MACs of one forward pass inside each of some modules, none of which contains another.
+
+    Raises:
+        NoShapeRuleError, AttnbenchError: as :func:`count_forward` does.
+    """
+    self_test()
+    inside = dict.fromkeys(parts, 0)
+    began: list[int] = []
+
+    def watch(flops: Callable[[], int]) -> None:
+        for name, module in parts.items():
+
+            def enter(*_: object) -> None:
+                began.append(flops())
+
+            def leave(*_: object, name: str = name) -> None:
+                inside[name] += (flops() - began.pop()) // 2
+
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(leave))
+
+    handles: list[RemovableHandle] = []
+    try:
+        _count(model, image, watch=watch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return inside
+
+
 @functools.cache
 def self_test() -> None:
     """Count products of known size; a counter that misses one must not print a number.
@@ -126,13 +158,20 @@ class _Known(nn.Module):
         return F.scaled_dot_product_attention(x, x, x)
 
 
-def _count(model: nn.Module, image: Tensor, backward: bool = False) -> Count:
+def _count(
+    model: nn.Module,
+    image: Tensor,
+    backward: bool = False,
+    watch: Callable[[Callable[[], int]], None] = lambda flops: None,
+) -> Count:
+    """Count one pass; ``watch`` is given a function that returns the FLOPs so far."""
     counter = FlopCounterMode(display=False, custom_mapping=formulas())
     census = Census(counter.flop_registry)
 
     def flops() -> int:
         return counter.get_total_flops() + census.flops
 
+    watch(flops)
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(backward):
         warnings.simplefilter("ignore")  # of what is run, not of the counting
         try:
