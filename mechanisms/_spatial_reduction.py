@@ -70,7 +70,7 @@ class ReducedAttention(nn.Module):
         kv = self.kv(self.reduce(x).flatten(1, 2)).unflatten(-1, (2, self.num_heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)  # each (B, heads, N_k, d)
         out = attend(q, k, v, scale=self.head_dim**-0.5, impl=self.impl)
-        return self.proj(out.transpose(1, 2).reshape(x.shape))
+        return self.proj(out.transpose(1, 2).reshape(*x.shape[:-1], -1))
 
     def reduce(self, x: Tensor) -> Tensor:
         """The smaller map that keys and values are taken from, (B, H_k, W_k, C)."""

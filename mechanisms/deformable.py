@@ -114,6 +114,7 @@ class DeformableAttention(nn.Module):
             depth-wise convolution of the queries, added to the output), ``fixed_pe`` (a bias per query and
             point, interpolated on other maps) or ``log_cpb`` (an MLP of the logarithmic distance). ``None``
             for ``bias``, but ``none`` in pp with ``no_off``.
+        local_position_bias: learn a relative position bias in the local blocks.
         no_off: leave the points where they are; pp then pools stride × stride tokens instead of reading one.
         impl: ``eager`` or ``sdpa``.
 
@@ -135,6 +136,7 @@ class DeformableAttention(nn.Module):
         kernel_size: int | None = None,
         position: str | None = None,
         no_off: bool = False,
+        local_position_bias: bool = True,
         impl: str = "eager",
     ) -> None:
         super().__init__()
@@ -165,7 +167,13 @@ class DeformableAttention(nn.Module):
         self.local: ShiftedWindowAttention | None = None
         if alternate and (site.block % 2 == 0 or site.stage < 2):
             shift = min((window_size + 1) // 2, window_size - 1) * (site.block % 2)
-            self.local = ShiftedWindowAttention(site, window_size=window_size, shift_size=shift, impl=impl)
+            self.local = ShiftedWindowAttention(
+                site,
+                window_size=window_size,
+                shift_size=shift,
+                position_bias=local_position_bias,
+                impl=impl,
+            )
             return
         c, h = site.dim, site.num_heads
         self.proj_q, self.proj_k, self.proj_v, self.proj_out = (nn.Linear(c, c) for _ in range(4))

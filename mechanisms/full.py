@@ -73,7 +73,7 @@ class FullAttention(nn.Module):
         qkv = self.qkv(x)
         q, k, v = split_heads(qkv.flatten(1, 2), self.num_heads)  # each (B, heads, N, d)
         out = self.attend(q, k, v, scale=self.scale, impl=self.impl)
-        out = out.transpose(1, 2).reshape(B, H, W, C)
+        out = out.transpose(1, 2).reshape(B, H, W, -1)
         if self.lepe is not None:
             out = out + self.lepe(x if self.lepe_input == "x" else qkv[..., 2 * C :])
         return self.proj(out)

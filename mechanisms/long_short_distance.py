@@ -115,14 +115,14 @@ class LongShortDistanceAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        B, H, W, C = x.shape
+        B, H, W, _ = x.shape
         (gh, ih), (gw, iw) = self._plan(H), self._plan(W)
         cut = _cut(pad_map(self.qkv(x), (gh * ih, gw * iw)), (gh, gw), (ih, iw))
         rows, columns, groups = cut.shape[1], cut.shape[4], cut[0, ..., 0].numel() // (gh * gw)
         # Axes of cut: image, square row, row in group, remainder, the same of columns, channel.
-        split = cut.unflatten(-1, (3, self.num_heads, self.head_dim))
+        split = cut.unflatten(-1, (3, self.num_heads, -1))
         q, k, v = split.permute(7, 0, 1, 3, 4, 6, 8, 2, 5, 9).reshape(
-            3, B, groups, self.num_heads, gh * gw, self.head_dim
+            3, B, groups, self.num_heads, gh * gw, -1
         )
         bias = self._bias(H, W, q)
         if self.impl == "sdpa":  # fused kernels know four axes, so groups and heads share one
@@ -130,8 +130,8 @@ class LongShortDistanceAttention(nn.Module):
             if bias is not None:
                 bias = bias.expand(groups, self.num_heads, gh * gw, -1).flatten(0, 1)[None]
         out = attend(q, k, v, scale=self.head_dim**-0.5, bias=bias, impl=self.impl)
-        out = out.reshape(B, rows, ih, columns, iw, self.num_heads, gh, gw, self.head_dim)
-        out = out.permute(0, 1, 6, 2, 3, 7, 4, 5, 8).reshape(B, rows * gh * ih, columns * gw * iw, C)
+        out = out.reshape(B, rows, ih, columns, iw, self.num_heads, gh, gw, -1)
+        out = out.permute(0, 1, 6, 2, 3, 7, 4, 5, 8).reshape(B, rows * gh * ih, columns * gw * iw, -1)
         return self.proj(out[:, :H, :W])
 
     def macs(self, height: int, width: int) -> dict[str, int]:

@@ -82,7 +82,7 @@ class AxisAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        projected = (layer(x).split(self.inner, dim=-1) for layer in self.project.values())
+        projected = (layer(x).chunk(len(parts), dim=-1) for parts, layer in self.project.items())
         # Whether from one projection or two, in the order q, k, v; each (B, H, W, heads, d).
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for part in projected for t in part)
         bias: Tensor | None = None

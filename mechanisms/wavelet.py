@@ -166,7 +166,7 @@ class WaveletAttention(nn.Module):
         kv = self.kv(y).flatten(1, 2).unflatten(-1, (2, self.num_heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)  # each (B, heads, N_k, d)
         out = attend(q, k, v, scale=self.head_dim**-0.5, impl=self.impl)
-        return out.transpose(1, 2).reshape(x.shape)
+        return out.transpose(1, 2).reshape(*x.shape[:-1], -1)
 
     @staticmethod
     def full_attention_limit(height: int, width: int) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from torch import nn
 
 from attnbench.harness.counting.macs import count_parts
 
-_PLACE = re.compile(r"((?:layers|stages)\.\d+\.blocks\.\d+\.[^.]+|(?:layers|stages)\.\d+\.[^.]+|[^.]+)\.?(.*)")
+_PLACE = re.compile(
+    r"((?:layers|stages)\.\d+\.blocks\.\d+\.[^.]+|(?:layers|stages)\.\d+\.[^.]+|[^.]+)\.?(.*)"
+)
 _INTERNAL = frozenset({"impl", "training", "fused_attn", "inplace", "grad_checkpointing", "flatten"})
 """Attributes that say how a module computes, not what."""
 _CONTAINERS = (nn.Identity, nn.Sequential, nn.ModuleList, nn.Dropout)
@@ -31,7 +33,9 @@ class Part:
     parameters: int
 
     def __str__(self) -> str:
-        shown = ", ".join(value if key.isdigit() else f"{key}={value}" for key, value in self.settings.items())
+        shown = ", ".join(
+            value if key.isdigit() else f"{key}={value}" for key, value in self.settings.items()
+        )
         return f"{self.kind}({shown})"
 
 
@@ -150,7 +154,9 @@ def _at_place(path: str, a: Place, b: Place) -> list[Difference]:
     for name, one, other in _pairs(a.parts, b.parts):
         found += _between(path, name, one, other)
     if a.macs != b.macs:
-        found.append(Difference(path, "", "multiply-adds", f"{a.macs:,}", f"{b.macs:,}", macs=b.macs - a.macs))
+        found.append(
+            Difference(path, "", "multiply-adds", f"{a.macs:,}", f"{b.macs:,}", macs=b.macs - a.macs)
+        )
     return found
 
 
@@ -169,7 +175,9 @@ def _pairs(a: Mapping[str, Part], b: Mapping[str, Part]) -> list[tuple[str, Part
             for rest in (one, other)
         )
         if kind == "Parameter" or len(left) != len(right):
-            pairs += [(name, part, None) for name, part in left] + [(name, None, part) for name, part in right]
+            pairs += [(name, part, None) for name, part in left] + [
+                (name, None, part) for name, part in right
+            ]
         else:
             pairs += [
                 (f"{n} / {m}", part, partner) for (n, part), (m, partner) in zip(left, right, strict=True)

@@ -46,7 +46,9 @@ class FourierBias(nn.Module):
 
     def keys(self, positions: Tensor) -> Tensor:
         """(..., 2) positions (y, x) in tokens to (..., heads, 32) codes of keys."""
-        cos, sin = (wave.expand(*wave.shape[:-2], len(self.coefficients), -1) for wave in self._waves(positions))
+        cos, sin = (
+            wave.expand(*wave.shape[:-2], len(self.coefficients), -1) for wave in self._waves(positions)
+        )
         return torch.cat((cos, sin), dim=-1)
 
     def forward(self, offsets: Tensor) -> Tensor:
@@ -120,11 +122,8 @@ class Coded(nn.Module):
             shrunk = rows < height or columns < width  # else it is the map, perhaps padded
             steps = (height / rows, width / columns) if shrunk else (1.0, 1.0)
         else:
-            ratio = max(1, round(math.sqrt(height * width / x.shape[1])))
-            rows, columns = height // ratio, width // ratio
-            steps = (height / rows, width / columns)
-            if x.ndim != 3 or rows * columns != x.shape[1]:
-                raise AttnbenchError(f"the places of {tuple(x.shape)} on a {height} × {width} map are unknown")
+            rows, columns, step = _reduced(height, width, x.shape[1])
+            steps = (step, step)
         y, x_ = (
             (torch.arange(n, device=x.device, dtype=self.linear.weight.dtype) + 0.5) * step - 0.5
             for n, step in zip((rows, columns), steps, strict=True)
@@ -143,3 +142,12 @@ class Uncoded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., h·(d + 32)) to (..., C)."""
         return self.linear(x.unflatten(-1, (self.num_heads, -1))[..., :-CHANNELS].flatten(-2))
+
+
+def _reduced(height: int, width: int, tokens: int) -> tuple[int, int, float]:
+    """Rows, columns and step of a map reduced by a whole number, whose last cells may be cut off or cut short."""
+    for step in range(1, max(height, width) + 1):
+        for rows, columns in ((height // step, width // step), (-(-height // step), -(-width // step))):
+            if rows * columns == tokens:
+                return rows, columns, float(step)
+    raise AttnbenchError(f"{tokens} tokens have no known places on a map of {height} × {width}")

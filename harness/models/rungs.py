@@ -23,7 +23,13 @@ from attnbench.registry import MechanismSpec, Site
 
 RUNGS = ("bare", "bias", "local", "authors")
 LOCAL_KERNEL = 5
-_OFF: dict[str, Any] = {"position_bias": False, "lepe": False, "lepe_kernel": 0, "position": "none"}
+_OFF: dict[str, Any] = {
+    "position_bias": False,
+    "local_position_bias": False,
+    "lepe": False,
+    "lepe_kernel": 0,
+    "position": "none",
+}
 """Options, by the names that mechanisms share, that take away what is not mixing."""
 _PROJECTIONS = (("qkv",), ("q", "kv"), ("q", "k", "v"), ("q_proj", "k_proj", "v_proj"))
 
@@ -64,7 +70,9 @@ class RungSpec(MechanismSpec):
         bare = self.bare(site, **overrides)
         if "qk_dim" not in inspect.signature(self.load()).parameters or _projections(bare)[0] != bare:
             return Biased(self.name, bare, bare, site, by_shape=by_shape)
-        width = site.dim + site.num_heads * CHANNELS  # queries and keys may be wider than values: no need to swap
+        width = (
+            site.dim + site.num_heads * CHANNELS
+        )  # queries and keys may be wider than values: no need to swap
         return Biased(self.name, bare, self.bare(site, **overrides, qk_dim=width), site, by_shape=by_shape)
 
 
@@ -98,7 +106,9 @@ class Biased(nn.Module):
         source, names = _projections(bare)
         target = source if host is bare else host
         if not names:
-            raise AttnbenchError(f"{name} does not project tokens to queries and keys; a bias cannot be added")
+            raise AttnbenchError(
+                "it has no projections of tokens to queries and keys that codes could ride on"
+            )
         self.position = FourierBias(heads := int(getattr(source, "num_heads", site.num_heads)))
         self._size = (0, 0, 0)
         head_dim = site.dim // heads
@@ -116,7 +126,9 @@ class Biased(nn.Module):
             )
             setattr(target, child, coded)
         if host is bare:
-            owner = next(m for m in _ancestors(bare, source) if isinstance(getattr(m, "proj", None), nn.Linear))
+            owner = next(
+                m for m in _ancestors(bare, source) if isinstance(getattr(m, "proj", None), nn.Linear)
+            )
             owner.proj = Uncoded(owner.proj, heads)
         self.attn, self.impl = host, "eager"
 
@@ -145,7 +157,7 @@ def _own_terms(module: nn.Module) -> list[str]:
     depthwise = {
         name
         for name, part in module.named_modules()
-        if name and (type(part).__name__ == "DepthwiseConv" or getattr(part, "groups", 1) not in (1, None))
+        if type(part).__name__ == "DepthwiseConv" or (isinstance(part, nn.Conv2d) and part.groups > 1)
     }
     return sorted(tables | depthwise)
 
