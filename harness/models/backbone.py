@@ -18,6 +18,7 @@ from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.harness.models.checkpoints import load_checkpoint
 from attnbench.harness.models.formula import WithFormula
 from attnbench.harness.models.parts import Block, make_merging, make_norm, make_stem
+from attnbench.harness.models.rungs import climb
 from attnbench.harness.models.timm_interface import Stage, TimmInterface
 from attnbench.layouts import Layout, get_layout
 from attnbench.registry import MechanismSpec, Site, get
@@ -83,13 +84,14 @@ def create_model(
     head = {key: options.pop(key) for key in _HEAD_OPTIONS if key in options}
     if "img_size" in sizes:
         sizes["img_size"] = _one_side(sizes["img_size"])
-    model = Backbone(replace(chosen, **sizes), get(mechanism), impl=impl, options=options, **head)
+    spec = climb(get(mechanism), options.pop("rung", "authors"))
+    model = Backbone(replace(chosen, **sizes), spec, impl=impl, options=options, **head)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model
 
 
-_LAYOUT_OPTIONS = ("num_classes", "in_chans", "img_size", "drop_path_rate")
+_LAYOUT_OPTIONS = ("num_classes", "in_chans", "img_size", "drop_path_rate", "mlp_ratio")
 _HEAD_OPTIONS = ("global_pool", "drop_rate")
 POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 

@@ -1,212 +1,22 @@
-"""The confounder ledger: everything in which two models differ, found by comparing the models themselves.
+"""The confounder ledger: what two models differ in besides the attention, in lines that add up.
 
-An ablation table means to change the attention alone. Whether it did can be read off the modules: their
-classes, settings, parameters and multiply-adds, place by place (stem, downsampling, each part of a block,
-head). Nothing is listed by hand, so any two models whose parts carry the usual names can be compared. The
-rows account for the whole gap: their parameters and MACs add up to it exactly.
-Not seen: what a ``forward`` does with its modules, other than by its MACs.
+The differences are found by :mod:`attnbench.harness.models.differences`; those that are alike over many
+blocks become one line here. Parameters and MACs of the lines add up to the whole gap between the models.
 """
 
+import csv
+import io
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 
 import torch
-from torch import nn
 
-from attnbench.harness.counting.macs import count_parts
-
-_PLACE = re.compile(
-    r"((?:layers|stages)\.\d+\.blocks\.\d+\.[^.]+|(?:layers|stages)\.\d+\.[^.]+|[^.]+)\.?(.*)"
-)
-_INTERNAL = frozenset({"impl", "training", "fused_attn", "inplace", "grad_checkpointing", "flatten"})
-"""Attributes that say how a module computes, not what."""
-_CONTAINERS = (nn.Identity, nn.Sequential, nn.ModuleList, nn.Dropout)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A module or parameter: its class, its settings, and the learned numbers that are its own."""
-
-    kind: str
-    settings: Mapping[str, str]
-    parameters: int
-
-    def __str__(self) -> str:
-        shown = ", ".join(
-            value if key.isdigit() else f"{key}={value}" for key, value in self.settings.items()
-        )
-        return f"{self.kind}({shown})"
-
-
-@dataclass
-class Place:
-    """What lies at one path of a model: its parts by their path inside, and its MACs per image."""
-
-    parts: dict[str, Part] = field(default_factory=dict)
-    macs: int = 0
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One difference at one place; empty ``a`` or ``b``: that model has nothing there.
-
-    Args:
-        place: path, e.g. ``layers.0.blocks.1.attn``.
-        part: path inside the place, e.g. ``qkv``; empty for the place as a whole.
-        aspect: name of the setting that differs, or ``module``, or ``multiply-adds``.
-        parameters, macs: how many more B has.
-    """
-
-    place: str
-    part: str
-    aspect: str
-    a: str
-    b: str
-    parameters: int = 0
-    macs: int = 0
-
-    @property
-    def is_attention(self) -> bool:
-        """Whether it is the exchange of the attention itself, which the comparison is about."""
-        return self.place.endswith(".attn") and not self.part and self.aspect in ("module", "multiply-adds")
-
-
-def compare(a: nn.Module, b: nn.Module, image: torch.Tensor) -> list[Difference]:
-    """All differences between two models, in the order of their places.
-
-    Args:
-        a, b: models on meta tensors.
-        image: (1, in_chans, height, width) on meta tensors, for the MACs.
-
-    Raises:
-        AttnbenchError: the MACs of a model cannot be counted.
-    """
-    one, other = describe(a, image), describe(b, image)
-    found: list[Difference] = []
-    for path in dict.fromkeys([*one, *other]):
-        found += _at_place(path, one.get(path, Place()), other.get(path, Place()))
-    return found
-
-
-def describe(model: nn.Module, image: torch.Tensor) -> dict[str, Place]:
-    """The places of a model with their parts and MACs."""
-    places: dict[str, Place] = {}
-    for path, module in list(model.named_modules())[1:]:
-        for where, part in _parts(module).items():
-            place, inside = _split(f"{path}.{where}".strip("."))
-            places.setdefault(place, Place()).parts[inside] = part
-    modules = dict(model.named_modules())
-    watched = {path: modules[path] for path in places if path in modules}
-    for path, macs in count_parts(model, image, watched).items():
-        places[path].macs = macs
-    return places
-
-
-def _split(path: str) -> tuple[str, str]:
-    match = _PLACE.fullmatch(path)
-    return (match[1], match[2]) if match else (path, "")
-
-
-def _parts(module: nn.Module) -> dict[str, Part]:
-    """A module as parts: itself, if it has settings, and the parameters that are its own."""
-    own = {name: p for name, p in module.named_parameters(recurse=False)}
-    children = any(True for _ in module.children())
-    if type(module).__module__.startswith("torch.nn"):
-        if isinstance(module, _CONTAINERS):
-            return {}
-        return {"": Part(type(module).__name__, _printed(module), sum(p.numel() for p in own.values()))}
-    settings = {} if children else _printed(module)
-    settings |= {
-        name: _short(value)
-        for name, value in vars(module).items()
-        if not name.startswith("_") and name not in _INTERNAL and _is_setting(value)
-    }
-    shapes = {name: f"{tuple(p.shape)}" for name, p in own.items()}
-    if not children:
-        return {"": Part(type(module).__name__, settings | shapes, sum(p.numel() for p in own.values()))}
-    parts = {name: Part("Parameter", {"0": shapes[name]}, p.numel()) for name, p in own.items()}
-    return {"": Part(type(module).__name__, settings, 0), **parts} if settings else parts
-
-
-def _printed(module: nn.Module) -> dict[str, str]:
-    """What a class prints of a module, by name; by number where it prints no name."""
-    pieces = re.findall(r"[^,(]*(?:\([^)]*\))?[^,(]*", module.extra_repr())
-    settings: dict[str, str] = {}
-    for piece in filter(None, (piece.strip() for piece in pieces)):
-        name, equals, value = piece.partition("=")
-        settings[name if equals else str(len(settings))] = value if equals else piece
-    return settings
-
-
-def _is_setting(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(isinstance(item, (bool, int, float, str)) for item in value)
-    return isinstance(value, (bool, int, float, str))
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _at_place(path: str, a: Place, b: Place) -> list[Difference]:
-    found: list[Difference] = []
-    for name, one, other in _pairs(a.parts, b.parts):
-        found += _between(path, name, one, other)
-    if a.macs != b.macs:
-        found.append(
-            Difference(path, "", "multiply-adds", f"{a.macs:,}", f"{b.macs:,}", macs=b.macs - a.macs)
-        )
-    return found
-
-
-def _pairs(a: Mapping[str, Part], b: Mapping[str, Part]) -> list[tuple[str, Part | None, Part | None]]:
-    """Parts of A beside those of B: by path, then by the last name of the path, then in their order."""
-    pairs: list[tuple[str, Part | None, Part | None]] = [(name, a[name], b[name]) for name in a if name in b]
-    one = {name: part for name, part in a.items() if name not in b}
-    other = {name: part for name, part in b.items() if name not in a}
-    for name in list(one):
-        match = next((o for o in other if o.rpartition(".")[2] == name.rpartition(".")[2]), None)
-        if match is not None:
-            pairs.append((max(name, match, key=len), one.pop(name), other.pop(match)))
-    for kind in ("module", "Parameter"):  # what is left stands for one another, or stands alone
-        left, right = (
-            [(n, p) for n, p in rest.items() if (p.kind == "Parameter") == (kind == "Parameter")]
-            for rest in (one, other)
-        )
-        if kind == "Parameter" or len(left) != len(right):
-            pairs += [(name, part, None) for name, part in left] + [
-                (name, None, part) for name, part in right
-            ]
-        else:
-            pairs += [
-                (f"{n} / {m}", part, partner) for (n, part), (m, partner) in zip(left, right, strict=True)
-            ]
-    return pairs
-
-
-def _between(path: str, name: str, a: Part | None, b: Part | None) -> list[Difference]:
-    more = (b.parameters if b else 0) - (a.parameters if a else 0)
-    if a is None or b is None or a.kind != b.kind:
-        texts = ("" if part is None else str(part) if name else part.kind for part in (a, b))
-        found = [Difference(path, name, "module", *texts, parameters=more)]
-        if a is not None and b is not None:
-            found += _settings(path, name, a, b, common_only=True)
-        return found
-    found = _settings(path, name, a, b)
-    if found and more:  # a setting has changed the parameters
-        first = found[0]
-        found[0] = Difference(path, name, first.aspect, first.a, first.b, more)
-    return found
-
-
-def _settings(path: str, name: str, a: Part, b: Part, common_only: bool = False) -> list[Difference]:
-    keys = [key for key in dict.fromkeys([*a.settings, *b.settings])]
-    if common_only:
-        keys = [key for key in keys if key in a.settings and key in b.settings]
-    pairs = [(key, a.settings.get(key, ""), b.settings.get(key, "")) for key in keys]
-    names = {"0": "size"}
-    return [Difference(path, name, names.get(key, key), x, y) for key, x, y in pairs if x != y]
+from attnbench.errors import AttnbenchError
+from attnbench.harness.counting import macs
+from attnbench.harness.counting.parameters import measure as count_parameters
+from attnbench.harness.models.differences import Difference, compare
+from attnbench.harness.models.named import named
 
 
 @dataclass(frozen=True)
@@ -223,7 +33,8 @@ class Row:
     b: str
     parameters: int
     macs: int
-    is_attention: bool
+    is_attention: bool = False
+    """The line is the exchange of the attention itself, which the comparison is about."""
 
 
 def summarise(differences: Iterable[Difference]) -> list[Row]:
@@ -250,6 +61,62 @@ def summarise(differences: Iterable[Difference]) -> list[Row]:
 
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 _IN_STAGE = re.compile(r"(?:layers|stages)\.(\d+)(?:\.blocks\.(\d+))?\.(.+)")
+
+
+def of(a: str, b: str, resolution: int) -> tuple[list[Row], dict[str, tuple[int, int]]]:
+    """The ledger of two models by name, and the totals of both: parameters, and MACs per image.
+
+    Raises:
+        AttnbenchError: there is no such model, its MACs cannot be counted, or the models take other images.
+    """
+    with torch.device("meta"):
+        one, other = (named(name).eval() for name in (a, b))
+    channels = {_in_chans(model) for model in (one, other)}
+    if len(channels) > 1:
+        raise AttnbenchError(f"{a} and {b} take images of different channels: {sorted(channels)}")
+    image = torch.zeros(1, channels.pop(), resolution, resolution, device="meta")
+    totals = {
+        "parameters": (count_parameters(one), count_parameters(other)),
+        "macs": (macs.count(one, image), macs.count(other, image)),
+    }
+    rows = summarise(compare(one, other, image))
+    for name, (first, second) in totals.items():
+        left = second - first - sum(getattr(row, name) for row in rows)
+        if left:  # of what lies in no part: functions called in a forward, say
+            more = {name: left}
+            rows.append(
+                Row("model", "outside of all parts", name, "", "", **{"parameters": 0, "macs": 0} | more)
+            )
+    return rows, totals
+
+
+def render(rows: list[Row], totals: dict[str, tuple[int, int]], names: tuple[str, str], form: str) -> str:
+    """The ledger as Markdown or CSV."""
+    head = ["where", "part", "what", *names, "parameters", "MACs"]
+    if form == "csv":
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([head, *(astuple(row)[:7] for row in rows)])
+        return out.getvalue()
+    lines = [
+        f"# {names[0]} beside {names[1]}",
+        "",
+        f"| {' | '.join(head)} |",
+        "|---|---|---|---|---|---:|---:|",
+    ]
+    for row in rows:
+        gaps = (f"{gap:+,}" if gap else "" for gap in (row.parameters, row.macs))
+        what = "**attention**" if row.is_attention and row.aspect == "module" else row.aspect
+        cells = (row.where, row.part, what, row.a or "—", row.b or "—", *gaps)
+        lines.append(f"| {' | '.join(cells)} |")
+    (pa, pb), (ma, mb) = totals["parameters"], totals["macs"]
+    lines += [f"| | **total** | parameters | {pa:,} | {pb:,} | {pb - pa:+,} | |"]
+    lines += [f"| | **total** | multiply-adds | {ma:,} | {mb:,} | | {mb - ma:+,} |"]
+    return "\n".join(lines) + "\n"
+
+
+def _in_chans(model: torch.nn.Module) -> int:
+    first = next(p for name, p in model.named_parameters() if p.ndim == 4)
+    return int(first.shape[1])
 
 
 def _kind(place: str) -> str:

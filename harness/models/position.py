@@ -65,7 +65,7 @@ class Coded(nn.Module):
 
     Args:
         linear: maps (..., C) to the ``parts``, each of h heads.
-        parts: which of ``q``, ``k``, ``v`` it yields, in order; ``v`` gets zeros, which :class:`Uncoded` drops.
+        parts: which of ``q``, ``k``, ``v`` it yields, in order; ``v`` gets zeros (see :class:`Uncoded`).
         gain: on the content of q, and ``code_gain`` on its codes: what makes up for the scale of the logits.
         size: tells the (batch, height, width) of the module's input.
         plain_values: leave ``v`` as it is.
@@ -145,7 +145,7 @@ class Uncoded(nn.Module):
 
 
 def _reduced(height: int, width: int, tokens: int) -> tuple[int, int, float]:
-    """Rows, columns and step of a map reduced by a whole number, whose last cells may be cut off or cut short."""
+    """Rows, columns and step of a map reduced by a whole number; the last cells may be cut off or short."""
     for step in range(1, max(height, width) + 1):
         for rows, columns in ((height // step, width // step), (-(-height // step), -(-width // step))):
             if rows * columns == tokens:

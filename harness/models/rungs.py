@@ -87,6 +87,19 @@ def climb(spec: MechanismSpec, rung: str) -> MechanismSpec:
     return RungSpec(spec.name, spec.facts, spec.origin, spec._load, rung)
 
 
+def parameters(layout: str, mechanism: str, rung: str) -> int:
+    """Learned parameters of a whole model on a rung.
+
+    Raises:
+        AttnbenchError: the mechanism cannot stand on the rung.
+    """
+    from attnbench.harness.models.backbone import create_model  # it imports this module
+
+    with torch.device("meta"):
+        model = create_model(layout, mechanism, impl="eager", rung=rung)
+    return sum(p.numel() for p in model.parameters())
+
+
 class Biased(nn.Module):
     """A mechanism whose queries and keys carry position codes.
 
@@ -126,9 +139,8 @@ class Biased(nn.Module):
             )
             setattr(target, child, coded)
         if host is bare:
-            owner = next(
-                m for m in _ancestors(bare, source) if isinstance(getattr(m, "proj", None), nn.Linear)
-            )
+            around = _ancestors(bare, source)
+            owner: Any = next(part for part in around if isinstance(getattr(part, "proj", None), nn.Linear))
             owner.proj = Uncoded(owner.proj, heads)
         self.attn, self.impl = host, "eager"
 
@@ -182,9 +194,9 @@ _known: dict[tuple[str, str, int, int, str], bool] = {}
 
 
 def _verified(spec: RungSpec, site: Site, overrides: dict[str, Any]) -> bool:
-    """Whether a mechanism scales logits by the shape it meets; found by a bias of zero, which must not matter.
+    """Whether a mechanism scales logits by the shape it meets, found by a bias of zero: it must not matter.
 
-    Proved on a small map in float64, once for each kind of place.
+    Tried on a small map in float64, once for each kind of place.
 
     Raises:
         AttnbenchError: the mechanism does not run with codes, or is changed by a bias of zero.
@@ -192,6 +204,7 @@ def _verified(spec: RungSpec, site: Site, overrides: dict[str, Any]) -> bool:
     key = (spec.name, spec.origin, site.stage, site.block % 2, repr(sorted(overrides.items())))
     if key not in _known:
         small = Site(32, 4, 14, 14, site.stage, site.block)
+        spec.bare(small, **overrides)  # if there is none, that is the reason
         reasons = []
         for by_shape in (False, True):
             try:

@@ -1,0 +1,37 @@
+"""``attnbench ladder``: which rungs of isolation each mechanism can stand on."""
+
+import click
+
+from attnbench import registry
+from attnbench.commands._arguments import names, plugin_option
+from attnbench.layouts import get_layout
+
+
+@click.command()
+@click.option("--mechanisms", default="", metavar="A,B", help="Names, comma-separated.  [default: all]")
+@click.option("--layout", default="swin_t", show_default=True, help="Layout the mechanisms are dropped into.")
+@plugin_option
+def command(mechanisms: str, layout: str) -> None:
+    """Show each mechanism's parameters on the rungs of the isolation ladder.
+
+    bare: mixing alone. bias: and the same relative position bias for all. local: and the same depth-wise
+    branch for all. authors: as the authors configured it. Measure a rung with 'attnbench run --set rung=bias'
+    and show it with 'attnbench table ablation --rung bias'.
+    """
+    chosen = names("mechanism", mechanisms, registry.names()) or tuple(registry.names())
+    where = get_layout(layout).name
+    from attnbench.errors import AttnbenchError
+    from attnbench.harness.models.rungs import RUNGS, parameters
+
+    click.echo(f"| mechanism | {' | '.join(RUNGS)} |\n|---|{'---:|' * len(RUNGS)}")
+    notes: dict[str, int] = {}
+    for name in chosen:
+        cells = []
+        for rung in RUNGS:
+            try:
+                cells.append(f"{parameters(where, name, rung):,}")
+            except AttnbenchError as error:
+                cells.append(f"— [{notes.setdefault(str(error), len(notes) + 1)}]")
+        click.echo(f"| {name} | {' | '.join(cells)} |")
+    for note, number in notes.items():
+        click.echo(f"\n[{number}] {note}")
