@@ -20,7 +20,8 @@ class Column:
     """A column: its name in a CSV, its heading, and how its raw value is shown.
 
     ``digits`` after the point, of the value over ``scale``; −1 for as many as the source prints. A column
-    that is ``csv_only`` is shown elsewhere only if one of its values is refused, with the reason.
+    that is ``csv_only`` is shown elsewhere only if one of its values is refused, with the reason. One that is
+    ``signed`` shows a plus.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Column:
     scale: float = 1.0
     digits: int = 0
     csv_only: bool = False
+    signed: bool = False
 
     def show(self, value: object) -> str:
         """The value as a table prints it."""
@@ -35,7 +37,8 @@ class Column:
             return DASH
         if isinstance(value, Real):
             scaled = float(value) / self.scale
-            return f"{scaled:g}" if self.digits < 0 else f"{scaled:,.{self.digits}f}"
+            sign = "+" if self.signed else ""
+            return f"{scaled:g}" if self.digits < 0 else f"{scaled:{sign},.{self.digits}f}"
         return str(value)
 
 
@@ -79,7 +82,7 @@ def render(table: Table, form: str) -> str:
     if form not in FORMATS:
         raise UnknownNameError("format", form, FORMATS)
     if form == "csv":
-        return table.raw.to_csv(index_label="mechanism", lineterminator="\n")
+        return table.raw.to_csv(index_label=str(table.raw.index.name), lineterminator="\n")
     shown = _shown(table)
     if form == "md":
         return _markdown(table, shown)
@@ -116,7 +119,8 @@ def _shown(table: Table) -> pd.DataFrame:
 
 
 def _agree(raw: pd.DataFrame) -> bool:
-    return bool((raw["macs"] == raw["macs_counted"]).fillna(False).all())
+    same = (raw["macs"] == raw["macs_counted"]) | (raw["macs"].isna() & raw["macs_counted"].isna())
+    return bool(same.fillna(False).all())
 
 
 def _title(row: str) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from attnbench import certificates, references
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.published import Figure, of_mechanisms
-from attnbench.record import Cell, Measurement
+from attnbench.record import Measurement
 from attnbench.render import Column, Table
 from attnbench.tables.measured import add_measured
 
@@ -53,7 +53,7 @@ def ablation(
         raise AttnbenchError("no record fits; run 'attnbench run' first, or ask for other conditions")
     title = f"Attention mechanisms in {layout}, {size} × {size} px"
     table = Table([], pd.DataFrame(), title=title, layout=layout, resolution=size)
-    add_measured(table, chosen, _row_of, _table_5_order)
+    add_measured(table, chosen, lambda cell: cell.row, _table_5_order)
     _add_published(table)
     _add_certified(table, certified)
     return table
@@ -112,10 +112,6 @@ def _add_certified(table: Table, certified: Callable[[str, str], bool]) -> None:
     for row in valid:
         if not valid[row] and not references.is_reference(row):
             table.mark(row, "mechanism", note)
-
-
-def _row_of(cell: Cell) -> str:
-    return cell.row
 
 
 def _table_5_order(row: str) -> tuple[int, str]:

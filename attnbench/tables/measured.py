@@ -11,8 +11,8 @@ from attnbench.render import Column, Table
 from attnbench.tables.conditions import conditions
 from attnbench.tables.speed import add_speed
 
-Row = Callable[[Cell], str]
-"""The row of a table that a cell belongs to."""
+Row = Callable[[Cell], str | None]
+"""The row of a table that a cell belongs to, or ``None``."""
 
 _MORE_MACS = ("issued", "useful", "dense", "backward", "backward_counted")
 _ALL_MACS = ("macs", "macs_counted", *(f"macs_{kind}" for kind in _MORE_MACS))
@@ -45,6 +45,12 @@ def _column(name: str, mode: str, precision: str, layout: str, regime: str) -> C
     }.get(name)
 
 
+def setting_columns(mode: str, precision: str) -> list[Column]:
+    """The columns of memory and throughput in one setting, whether anything was measured or not."""
+    found = [_column(name, mode, precision, "", "") for name in ("peak_memory", "throughput")]
+    return [column for column in found if column is not None]
+
+
 def _rank(m: Measurement) -> tuple[int, str, str, str]:
     """Where a column stands among the others."""
     name, precision = _FAILED_AS.get(m.name, m.name), {"fp32": "0"}.get(m.cell.precision, "1")
@@ -62,14 +68,14 @@ def add_measured(
         row_of: the row of a cell.
         order: key to sort rows by.
     """
-    by_column: dict[Column, list[Measurement]] = {}
+    by_column: dict[Column, list[tuple[str, Measurement]]] = {}
     for m in records:
-        column = column_of(m)
-        if column is not None:
-            by_column.setdefault(column, []).append(m)
-    table.columns = sorted(by_column, key=lambda column: _rank(by_column[column][0]))
+        row, column = row_of(m.cell), column_of(m)
+        if row is not None and column is not None:
+            by_column.setdefault(column, []).append((row, m))
+    table.columns = sorted(by_column, key=lambda column: _rank(by_column[column][0][1]))
     seen: Counter[str] = Counter()
-    left_out = sum(_fill(table, column, by_column[column], row_of, seen) for column in table.columns)
+    left_out = sum(_fill(table, column, by_column[column], seen) for column in table.columns)
     rows = sorted({row for row, _ in table.measured} | {row for row, _ in table.marks}, key=order)
     _build_frame(table, rows)
     table.notes += [f"Conditions: {text}." for text in seen if text]
@@ -78,13 +84,12 @@ def add_measured(
     add_speed(table)
 
 
-def _fill(table: Table, column: Column, records: list[Measurement], row_of: Row, seen: Counter[str]) -> int:
+def _fill(table: Table, column: Column, records: list[tuple[str, Measurement]], seen: Counter[str]) -> int:
     """Choose a column's measurements, those under the conditions of the newest; how many are left out."""
-    of_records = [conditions(m) for m in records]
+    of_records = [conditions(m) for _, m in records]
     newest, left_out = of_records[-1], 0
     other: dict[str, str] = {}
-    for m, text in zip(records, of_records, strict=True):
-        row = row_of(m.cell)
+    for (row, m), text in zip(records, of_records, strict=True):
         if text == newest:
             table.measured[row, column.name] = m
         else:
