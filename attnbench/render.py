@@ -98,7 +98,7 @@ def render(table: Table, form: str) -> str:
 def _shown(table: Table) -> pd.DataFrame:
     """The table as strings, with headings and footnote marks."""
     numbers = [table.marks.get((row, "mechanism")) for row in table.raw.index]
-    titles = [table.titles.get(row) or _title(row) for row in table.raw.index]
+    titles = [table.titles.get(row) or title_of(row) for row in table.raw.index]
     names = zip(titles, numbers, strict=True)
     shown = pd.DataFrame({table.heading: [f"{title} [{n}]" if n else title for title, n in names]})
     for column in table.columns:
@@ -123,7 +123,8 @@ def _agree(raw: pd.DataFrame) -> bool:
     return bool(same.fillna(False).all())
 
 
-def _title(row: str) -> str:
+def title_of(row: str) -> str:
+    """What a table prints for a row that is named by mechanism and options."""
     mechanism, bracket, options = row.partition("[")
     if references.is_reference(mechanism):
         return references.TITLES[mechanism]

@@ -24,6 +24,8 @@ _PUBLISHED = (
     "Published: as printed, not measured by attnbench; {source}. What the papers call FLOPs are MACs. "
     "Who trained what, and how: --explain ROW COLUMN, or results/published.csv."
 )
+_OFF = "The measured figure does not round to the printed one, whose note says why."
+_OFF_WITHOUT_REASON = "The measured figure does not round to the printed one; no reason is known."
 _RELATIVE = "Relative: throughput over that of {title}; published on other hardware, so only this has a gap."
 
 
@@ -131,8 +133,7 @@ def _add_gap(
             continue
         gaps.append(float(value) / scale - figure.number)
         if not figure.is_printed_of(float(value) / scale):
-            why = figure.note or "no reason is known"
-            table.mark(line.name, column.name, f"does not round to the printed {figure.value}: {why}")
+            table.mark(line.name, column.name, _OFF if figure.note else _OFF_WITHOUT_REASON)
     table.raw[column.name] = pd.array(gaps, dtype="Float64")
     return column
 

@@ -1,13 +1,15 @@
 """Where a cell of a table comes from, or the command that would fill it."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 
-from attnbench.errors import UnknownNameError
+from attnbench import references, registry
+from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.published import Figure
 from attnbench.record import Measurement
-from attnbench.render import Column, Table
+from attnbench.render import Column, Table, title_of
 from attnbench.tables.conditions import conditions
 
 _NEEDED = {"gap_params": ("parameters", "published_params"), "gap_macs": ("macs", "published_macs")}
@@ -25,7 +27,7 @@ def explain(table: Table, row: str, column: str) -> str:
         UnknownNameError: there is no such row or column.
     """
     place, shown = _row(table, row), _column(table, column)
-    title = table.titles.get(place, place)
+    title = _title(table, place)
     value = table.raw.loc[place, shown.name] if shown.name in table.raw else None
     lines = [f"{title}, {shown.heading}: {shown.show(value)}"]
     number = table.marks.get((place, shown.name))
@@ -94,11 +96,15 @@ def sources(name: str) -> tuple[str, ...]:
 
 def _row(table: Table, row: str) -> str:
     names = {str(name).casefold(): str(name) for name in table.raw.index}
-    by_title = {table.titles.get(name, name).casefold(): name for name in names.values()}
+    by_title = {_title(table, name).casefold(): name for name in names.values()}
     found = names.get(row.casefold()) or by_title.get(row.casefold())
     if found is None:
         raise UnknownNameError("row", row, names.values())
     return found
+
+
+def _title(table: Table, row: str) -> str:
+    return table.titles.get(row) or title_of(row)
 
 
 def _column(table: Table, column: str) -> Column:
@@ -122,11 +128,24 @@ def _of_record(m: Measurement) -> list[str]:
     if m.samples:
         spread = ", ".join(f"{name} {number:g}" for name, number in m.spread.items())
         lines.append(f"samples: {len(m.samples)}{f' ({spread})' if spread else ''}")
-    lines.append(f"source of the mechanism: {cell.source or 'not recorded'}")
+    lines.append(f"source: {_source(m)}")
     if m.details:
         lines.append(f"details: {_short(m.details)}")
     lines.append(f"environment: {_short(m.environment)}" if m.environment else "environment: not recorded")
     return lines
+
+
+def _source(m: Measurement) -> str:
+    """Digest of what was measured, and whether it is what lies there now."""
+    cell = m.cell
+    if not cell.source:
+        return "not recorded"
+    try:
+        reference = references.is_reference(cell.mechanism)
+        now = references.source(cell.mechanism) if reference else registry.get(cell.mechanism).digest()
+    except AttnbenchError:
+        return f"{cell.source}, of a mechanism that is not registered here"
+    return f"{cell.source}, {'as it is now' if now == cell.source else f'edited since (now {now})'}"
 
 
 def _of_figure(figure: Figure) -> list[str]:
@@ -151,3 +170,12 @@ def _short(facts: dict) -> str:
     """As JSON; long lists by their length."""
     shown = {k: f"{len(v)} values" if isinstance(v, list) and len(v) > 40 else v for k, v in facts.items()}
     return json.dumps(shown, sort_keys=True, default=str)
+
+
+def file_of(folder: Path, m: Measurement) -> str:
+    """The file and line of a record, below a folder."""
+    for path in sorted(folder.rglob("*.jsonl")) if folder.is_dir() else [folder]:
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            if m.key in line and m.created in line and f'"{m.name}"' in line:
+                return f"{path}:{number}"
+    return f"{folder}, which has changed since"

@@ -24,7 +24,7 @@ _RAN = ("peak_memory", "throughput", "top1")
 
 def column_of(m: Measurement) -> Column | None:
     """The column that a measurement belongs to; ``None`` for one of a name that tables do not show."""
-    name, regime = _FAILED_AS.get(m.name, m.name), getattr(m.cell, "regime", "")
+    name, regime = _FAILED_AS.get(m.name, m.name), m.cell.regime
     return _column(name, m.cell.mode, m.cell.precision, m.cell.layout, regime)
 
 
@@ -54,7 +54,7 @@ def setting_columns(mode: str, precision: str) -> list[Column]:
 def _rank(m: Measurement) -> tuple[int, str, str, str]:
     """Where a column stands among the others."""
     name, precision = _FAILED_AS.get(m.name, m.name), {"fp32": "0"}.get(m.cell.precision, "1")
-    return _ORDER.index(name), getattr(m.cell, "regime", ""), m.cell.mode, precision
+    return _ORDER.index(name), m.cell.regime, m.cell.mode, precision
 
 
 def add_measured(
