@@ -7,9 +7,9 @@ import torch
 from click.testing import CliRunner
 
 from attnbench.__main__ import cli
-from attnbench.harness.models import ledger
+from attnbench.harness.comparison import ledger
+from attnbench.harness.comparison.differences import compare
 from attnbench.harness.models.backbone import Backbone, create_model
-from attnbench.harness.models.differences import compare
 
 IMAGE = (1, 1, 28, 28)
 

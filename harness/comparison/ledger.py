@@ -1,6 +1,6 @@
 """The confounder ledger: what two models differ in besides the attention, in lines that add up.
 
-The differences are found by :mod:`attnbench.harness.models.differences`; those that are alike over many
+The differences are found by :mod:`attnbench.harness.comparison.differences`; those that are alike over many
 blocks become one line here. Parameters and MACs of the lines add up to the whole gap between the models.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import astuple, dataclass
 import torch
 
 from attnbench.errors import AttnbenchError
+from attnbench.harness.comparison.differences import Difference, compare
+from attnbench.harness.comparison.named import named
 from attnbench.harness.counting import macs
 from attnbench.harness.counting.parameters import measure as count_parameters
-from attnbench.harness.models.differences import Difference, compare
-from attnbench.harness.models.named import named
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What differs between models, and options under which they cost the same."""
