@@ -11,7 +11,7 @@ import torch
 REGIMES = ("fixed", "largest", "latency")
 LIMIT = {"cpu": 256, "cuda": 4096}
 """Images at which the search ends: a larger batch changes no rate by then."""
-_HEADROOM = 0.95  # of the largest batch that ran once: allocators fragment
+_HEADROOM = 20  # one part of the largest batch that ran once is left free: allocators fragment
 _SHARE = 0.5  # of the memory that is available on a CPU: what exceeds it is swapped, or kills
 
 
@@ -34,7 +34,7 @@ def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
     while bad - good > max(1, good // 16):
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
-    return good if good in (1, limit) else max(1, int(good * _HEADROOM))
+    return good if good == limit else good - good // _HEADROOM
 
 
 def cpu_limit(bytes_of_one: int, bytes_of_two: int, available: int) -> int:
