@@ -13,8 +13,8 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-constexpr int kKeys = 256;       // keys attended to at once; more are taken in turns
 constexpr int kRegionRows = 32;  // queries of a region that are worked on at once
+constexpr int kAhead = 16;       // tokens from one that is read to one that the cache is asked for
 
 extern "C" {
 
@@ -90,6 +90,7 @@ struct Geometry {
     zero = padded_width * (height + 2 * border);
     for (int r = 0; r < regions; ++r) add_region(r / region_columns * h, r % region_columns * w, h, w, p.attend_padding);
     first.push_back(place.size());
+    place.resize(place.size() + kRegionRows + kAhead);  // for those who look ahead
   }
 
   int tokens() const { return first.back(); }
@@ -108,50 +109,59 @@ struct Geometry {
       }
     real.push_back(place.size() - first.back());
     if (attend_padding) {
-      place.resize(first.back() + h * w, -1);
+      place.resize(first.back() + h * w, 0);
       padded.resize(first.back() + h * w, zero);
     }
   }
 };
 
-// One operand of one head in a map: a base and the channels from one token to the next.
-template <class T>
+// One operand of one head in a map: a base and the channels from one token to the next. D is the number of
+// channels where it is known to the compiler, else 0.
+template <class T, int D>
 struct Channels {
   T* base;
   int64_t step;
-  int count, width;  // channels of a head; the same rounded up to whole vectors
+  int channels;
+
+  int count() const { return D ? D : channels; }
+  int width() const { return round_up(count(), kLanes); }  // of a row of whole vectors
+
 
   T* at(int place) const { return base + place * step; }
 };
 
 // The three operands of the task's head in a map of q | k | v.
-template <class T>
+template <class T, int D>
 struct Operands {
-  Channels<T> q, k, v;
+  Channels<T, D> q, k, v;
 
   Operands(const Problem& p, T* map, int64_t task) {
     const int64_t image = task / p.heads, head = task % p.heads, step = 2 * p.qk_dim + p.dim;
     const int dk = p.qk_dim / p.heads, dv = p.dim / p.heads;
     T* base = map + image * p.height * p.width * step;
-    q = {base + head * dk, step, dk, round_up(dk, kLanes)};
-    k = {q.base + p.qk_dim, step, dk, q.width};
-    v = {base + 2 * p.qk_dim + head * dv, step, dv, round_up(dv, kLanes)};
+    q = {base + head * dk, step, dk};
+    k = {q.base + p.qk_dim, step, dk};
+    v = {base + 2 * p.qk_dim + head * dv, step, dv};
   }
 };
 
 // The task's head in a map of outputs.
-template <class T>
-Channels<T> head_of(const Problem& p, T* map, int64_t task) {
+template <int D, class T>
+Channels<T, D> head_of(const Problem& p, T* map, int64_t task) {
   const int64_t image = task / p.heads, head = task % p.heads;
   const int d = p.dim / p.heads;
-  return {map + image * p.height * p.width * p.dim + head * d, p.dim, d, round_up(d, kLanes)};
+  return {map + image * p.height * p.width * p.dim + head * d, p.dim, d};
 }
 
-// Rows of tokens at `place`, times scale; those that fill up a block of queries are zero.
-template <class T>
-void read_rows(const Channels<T>& from, const int* place, int rows, float* to, float scale = 1.0f) {
-  for (int i = 0; i < rows; ++i) read_row(from.at(place[i]), from.count, to + i * from.width, scale);
-  std::fill(to + rows * from.width, to + round_up(rows, kQueries) * from.width, 0.0f);
+// Rows of tokens at `place`, times scale; those that fill up a block of queries are zero. Asks the cache for
+// as many tokens that follow.
+template <class T, int D>
+void read_rows(const Channels<T, D>& from, const int* place, int rows, float* to, float scale = 1.0f) {
+  for (int i = 0; i < rows; ++i) {
+    __builtin_prefetch(from.at(place[rows + i]));
+    read_row(from.at(place[i]), from.count(), to + i * from.width(), scale);
+  }
+  std::fill(to + rows * from.width(), to + round_up(rows, kQueries) * from.width(), 0.0f);
 }
 
 // True if every route is the number of a region.
@@ -162,32 +172,36 @@ inline bool routes_exist(const Problem& p, const Geometry& g) {
 
 // Rows in region order, and each region's transpose: columns[first · channels + channel · n + token].
 // Either may be null.
-template <class T>
-void pack_regions(const Geometry& g, const Channels<T>& from, float* rows, float* columns) {
+template <class T, int D>
+void pack_regions(const Geometry& g, const Channels<T, D>& from, float* rows, float* columns) {
   alignas(64) float local[kLanes * 512];
-  const int step = std::max(1, std::min(kLanes, int(sizeof local / 4) / from.width));
+  const int step = std::max(1, std::min(kLanes, int(sizeof local / 4) / from.width()));
   for (int r = 0; r < g.regions; ++r) {
     const int n = g.first[r + 1] - g.first[r];
     for (int t = 0; t < n; t += step) {
       const int some = std::min(step, n - t), token = g.first[r] + t;
-      float* block = rows ? rows + int64_t(token) * from.width : local;
+      float* block = rows ? rows + int64_t(token) * from.width() : local;
       for (int i = 0; i < some; ++i) {
-        float* row = block + i * from.width;
-        if (t + i < g.real[r]) read_row(from.at(g.place[token + i]), from.count, row);
-        else std::fill(row, row + from.width, 0.0f);
+        float* row = block + i * from.width();
+        __builtin_prefetch(from.at(g.place[token + i + kAhead]));
+        if (t + i < g.real[r]) read_row(from.at(g.place[token + i]), from.count(), row);
+        else std::fill(row, row + from.width(), 0.0f);
       }
-      if (columns) transpose(block, from.width, some, from.count, columns + int64_t(g.first[r]) * from.count + t, n);
+      if (columns) transpose(block, from.width(), some, from.count(), columns + int64_t(g.first[r]) * from.count() + t, n);
     }
   }
 }
 
 // The map with its border of zeros, one row of whole vectors for each token.
-template <class T>
-void pack_bordered(const Geometry& g, const Channels<T>& from, float* to) {
-  std::memset(to, 0, sizeof(float) * g.bordered() * from.width);
+template <class T, int D>
+void pack_bordered(const Geometry& g, const Channels<T, D>& from, float* to) {
+  std::memset(to, 0, sizeof(float) * g.bordered() * from.width());
   for (int y = 0; y < g.height; ++y) {
-    float* row = to + int64_t((y + g.border) * g.padded_width + g.border) * from.width;
-    for (int x = 0; x < g.width; ++x) read_row(from.at(y * g.width + x), from.count, row + int64_t(x) * from.width);
+    float* row = to + int64_t((y + g.border) * g.padded_width + g.border) * from.width();
+    for (int x = 0; x < g.width; ++x) {
+      __builtin_prefetch(from.at(y * g.width + x + kAhead));
+      read_row(from.at(y * g.width + x), from.count(), row + int64_t(x) * from.width());
+    }
   }
 }
 
@@ -212,30 +226,30 @@ class Routed {
       if (begin < n) {
         const int length = std::min<int64_t>(n - begin, kKeys - count);
         run_[runs_++] = {region, int(begin), length};
-        for (int t = 0; t < length; ++t, ++count) {
-          row[count] = g_.first[region] + begin + t;
-          bordered[count] = g_.padded[row[count]];
-        }
+        if (length == 4) number<4>(region, begin, 4);
+        else number<0>(region, begin, length);
       }
       begin = std::max<int64_t>(begin - n, 0);
     }
     stride = round_up(count, kLanes);
   }
 
-  // panel[c][key] of the keys taken, from what pack_regions() wrote to `columns`; zero past the last key.
-  void gather(const float* columns, int channels, float* panel) const {
+  // The keys taken, from what pack_regions() wrote to `columns`; copied to `memory` unless all come in fours,
+  // as in regions of 2 × 2 tokens. Zero past the last key.
+  void gather(const float* columns, int channels, float* memory, Panel& panel) const {
+    panel.columns = memory;
+    panel.stride = stride;
+    panel.quads = count == stride && std::all_of(run_, run_ + runs_, [&](const Run& run) {
+      return run.length == 4 && tokens(run.region) == 4;
+    });
     for (int i = 0; i < runs_; ++i) {
       const Run& run = run_[i];
-      const int n = tokens(run.region);
       const float* from = columns + int64_t(g_.first[run.region]) * channels + run.begin;
-      if (n == 4 && run.length == 4) copy_run<4>(from, channels, panel);
-      else if (n == 16 && run.length == 16) copy_run<16>(from, channels, panel);
-      else
-        for (int c = 0; c < channels; ++c)
-          std::memcpy(panel + c * stride, from + int64_t(c) * n, sizeof(float) * run.length);
-      panel += run.length;
+      if (panel.quads) panel.quad[i] = from;
+      else memory = copy(from, tokens(run.region), run.length, channels, memory);
     }
-    for (int c = 0; c < channels; ++c) std::fill(panel + c * stride, panel + c * stride + stride - count, 0.0f);
+    if (panel.quads || count == stride) return;
+    for (int c = 0; c < channels; ++c) std::fill(memory + c * stride, memory + c * stride + stride - count, 0.0f);
   }
 
  private:
@@ -250,9 +264,22 @@ class Routed {
 
   int tokens(int64_t region) const { return g_.first[region + 1] - g_.first[region]; }
 
-  // The sizes of BiFormer at 224 px: the compiler makes each copy one instruction.
+  float* copy(const float* from, int n, int length, int channels, float* to) const {
+    for (int c = 0; c < channels; ++c) {
+      if (length == 16) std::memcpy(to + c * stride, from + int64_t(c) * n, sizeof(float) * 16);
+      else std::memcpy(to + c * stride, from + int64_t(c) * n, sizeof(float) * length);
+    }
+    return to + length;
+  }
+
   template <int N>
-  void copy_run(const float* from, int channels, float* panel) const {
-    for (int c = 0; c < channels; ++c) std::memcpy(panel + c * stride, from + c * N, sizeof(float) * N);
+  void number(int region, int64_t begin, int length) {
+    const int from = g_.first[region] + begin;
+    const int* padded = g_.padded.data() + from;
+    for (int t = 0; t < (N ? N : length); ++t) {
+      row[count + t] = from + t;
+      bordered[count + t] = padded[t];
+    }
+    count += length;
   }
 };

@@ -82,19 +82,19 @@ struct Row {
 };
 
 // The head of one image that a task stands for.
-template <class T>
+template <class T, int D>
 class Task {
  public:
   Task(const Problem& p, const Geometry& g, int64_t task, float* memory)
       : p_(p), g_(g), image_(task / p.heads), head_(task % p.heads), w_(p, g, memory),
         map_(p, static_cast<const T*>(p.qkv), task), grad_map_(p, static_cast<T*>(p.grad_qkv), task),
-        out_(head_of(p, static_cast<const T*>(p.grad_out), task)) {}
+        out_(head_of<D>(p, static_cast<const T*>(p.grad_out), task)) {}
 
   void run() {
     pack_regions(g_, map_.k, w_.keys, w_.key_columns);
     pack_regions(g_, map_.v, nullptr, w_.value_columns);
-    std::fill(w_.grad_keys, w_.grad_keys + int64_t(g_.tokens()) * map_.k.width, 0.0f);
-    std::fill(w_.grad_values, w_.grad_values + int64_t(g_.tokens()) * map_.v.width, 0.0f);
+    std::fill(w_.grad_keys, w_.grad_keys + int64_t(g_.tokens()) * map_.k.width(), 0.0f);
+    std::fill(w_.grad_values, w_.grad_values + int64_t(g_.tokens()) * map_.v.width(), 0.0f);
     for (int region = 0; region < g_.regions; ++region) attend(region);
     if (p_.lepe_weight) start_lepe();
     for (int band = 0; band < g_.region_rows; ++band) write_band(band);
@@ -105,9 +105,10 @@ class Task {
   const Geometry& g_;
   int64_t image_, head_;
   Workspace w_;
-  Operands<const T> map_;
-  Operands<T> grad_map_;
-  Channels<const T> out_;
+  Operands<const T, D> map_;
+  Operands<T, D> grad_map_;
+  Channels<const T, D> out_;
+  Panel keys_, values_;
 
   void attend(int region) {
     Routed routed(g_, p_.routes + (image_ * g_.regions + region) * p_.topk, p_.topk);
@@ -118,7 +119,7 @@ class Task {
       const int* place = g_.place.data() + g_.first[region] + begin;
       read_rows(map_.q, place, queries, w_.query, p_.scale);
       read_rows(out_, place, queries, w_.grad);
-      std::fill(w_.grad_query, w_.grad_query + kRegionRows * map_.q.width, 0.0f);
+      std::fill(w_.grad_query, w_.grad_query + kRegionRows * map_.q.width(), 0.0f);
       Row rows[kRegionRows];
       for (int64_t key = 0; key < routed.total; key += kKeys) {
         if (!once) take(routed, key);
@@ -131,22 +132,22 @@ class Task {
         propagate(routed, queries, rows);
       }
       for (int q = 0; q < queries; ++q)
-        write_row<T>(grad_map_.q.at(place[q]), map_.q.count, w_.grad_query + q * map_.q.width, p_.scale, nullptr);
+        write_row<T>(grad_map_.q.at(place[q]), map_.q.count(), w_.grad_query + q * map_.q.width(), p_.scale, nullptr);
     }
   }
 
   void take(Routed& routed, int64_t begin) {
     routed.take(begin);
-    routed.gather(w_.key_columns, map_.k.count, w_.key_panel);
-    routed.gather(w_.value_columns, map_.v.count, w_.value_panel);
+    routed.gather(w_.key_columns, map_.k.count(), w_.key_panel, keys_);
+    routed.gather(w_.value_columns, map_.v.count(), w_.value_panel, values_);
   }
 
   // Logits and dP of the keys taken.
   void logits(const Routed& routed, int queries) {
     const int stride = routed.stride;
     for (int q = 0; q < queries; q += kQueries) {
-      scores_of(w_.query + q * map_.q.width, map_.q.width, w_.key_panel, stride, map_.q.count, w_.weights + q * stride);
-      scores_of(w_.grad + q * out_.width, out_.width, w_.value_panel, stride, out_.count, w_.slopes + q * stride);
+      scores_of(w_.query + q * map_.q.width(), map_.q.width(), keys_, map_.q.count(), w_.weights + q * stride);
+      scores_of(w_.grad + q * out_.width(), out_.width(), values_, out_.count(), w_.slopes + q * stride);
     }
   }
 
@@ -163,44 +164,45 @@ class Task {
     for (int q = 0; q < queries; ++q) rows[q].finish(w_.weights + q * stride, w_.slopes + q * stride, stride);
     constexpr float keep[kQueries] = {1.0f, 1.0f, 1.0f, 1.0f};
     for (int q = 0; q < queries; q += kQueries)
-      add_values(w_.slopes + q * stride, stride, routed.row, routed.count, w_.keys, map_.k.width, keep,
-                 w_.grad_query + q * map_.q.width);
-    scatter_rows(w_.slopes, stride, routed.row, routed.count, queries, w_.query, map_.q.width, w_.grad_keys);
-    scatter_rows(w_.weights, stride, routed.row, routed.count, queries, w_.grad, out_.width, w_.grad_values);
+      add_values(w_.slopes + q * stride, stride, routed.row, routed.count, w_.keys, map_.k.width(), keep,
+                 w_.grad_query + q * map_.q.width());
+    scatter_rows(w_.slopes, stride, routed.row, routed.count, queries, w_.query, map_.q.width(), w_.grad_keys);
+    scatter_rows(w_.weights, stride, routed.row, routed.count, queries, w_.grad, out_.width(), w_.grad_values);
   }
 
   // LePE's own gradients, and what its input's gradient needs.
   void start_lepe() {
-    const int width = out_.width, count = p_.kernel * p_.kernel;
+    const int width = out_.width(), count = p_.kernel * p_.kernel;
     pack_bordered(g_, map_.v, w_.values);
     pack_bordered(g_, out_, w_.grads);
     pack_taps(p_, head_, width, true, w_.taps);
     gradient_of_taps(g_, w_.grads, w_.values, p_.kernel, width, w_.tap_sums);
-    float* grad_weight = p_.grad_weight + (image_ * p_.dim + head_ * out_.count) * count;
-    for (int c = 0; c < out_.count; ++c)
+    float* grad_weight = p_.grad_weight + (image_ * p_.dim + head_ * out_.count()) * count;
+    for (int c = 0; c < out_.count(); ++c)
       for (int t = 0; t < count; ++t) grad_weight[c * count + t] = w_.tap_sums[t * width + c];
     gradient_of_bias(g_, w_.grads, width, w_.tap_sums);
-    std::copy(w_.tap_sums, w_.tap_sums + out_.count, p_.grad_bias + image_ * p_.dim + head_ * out_.count);
+    std::copy(w_.tap_sums, w_.tap_sums + out_.count(), p_.grad_bias + image_ * p_.dim + head_ * out_.count());
   }
 
   // Gradients of k and v, the latter with LePE's share, of a row of regions to the map.
   void write_band(int band) {
     const int top = band * p_.region_height, bottom = std::min<int>(top + p_.region_height, g_.height);
-    if (p_.lepe_weight) convolve(g_, w_.grads, w_.taps, nullptr, p_.kernel, out_.width, top, bottom, w_.local);
+    if (p_.lepe_weight) convolve(g_, w_.grads, w_.taps, nullptr, p_.kernel, out_.width(), top, bottom, w_.local);
     for (int r = band * g_.region_columns; r < (band + 1) * g_.region_columns; ++r)
       for (int token = g_.first[r]; token < g_.first[r] + g_.real[r]; ++token) {
         const int place = g_.place[token];
-        const float* local = p_.lepe_weight ? w_.local + int64_t(place - top * g_.width) * out_.width : nullptr;
+        const float* local = p_.lepe_weight ? w_.local + int64_t(place - top * g_.width) * out_.width() : nullptr;
         const float* none = nullptr;
-        write_row(grad_map_.k.at(place), map_.k.count, w_.grad_keys + int64_t(token) * map_.k.width, 1.0f, none);
-        write_row(grad_map_.v.at(place), map_.v.count, w_.grad_values + int64_t(token) * map_.v.width, 1.0f, local);
+        write_row(grad_map_.k.at(place), map_.k.count(), w_.grad_keys + int64_t(token) * map_.k.width(), 1.0f, none);
+        write_row(grad_map_.v.at(place), map_.v.count(), w_.grad_values + int64_t(token) * map_.v.width(), 1.0f, local);
       }
   }
 };
 
-template <class T>
+template <class T, int D>
 void backward(const Problem& p, const Geometry& g, int64_t workspace) {
-  for_each_task(p, p.batch * p.heads, workspace, [&](int64_t task, float* memory) { Task<T>(p, g, task, memory).run(); });
+  for_each_task(p, p.batch * p.heads, workspace,
+                [&](int64_t task, float* memory) { Task<T, D>(p, g, task, memory).run(); });
 }
 
 }  // namespace
@@ -213,7 +215,9 @@ EXPORT int bra_backward(const Problem* p) {
   const Geometry geometry(*p);
   if (!routes_exist(*p, geometry)) return 1;
   const int64_t workspace = Workspace(*p, geometry, nullptr).size;
-  if (p->bf16) backward<bfloat16>(*p, geometry, workspace);
-  else backward<float>(*p, geometry, workspace);
+  const bool common = p->qk_dim == 32 * p->heads && p->dim == 32 * p->heads;
+  const auto run = p->bf16 ? common ? backward<bfloat16, 32> : backward<bfloat16, 0>
+                           : common ? backward<float, 32> : backward<float, 0>;
+  run(*p, geometry, workspace);
   return 0;
 }

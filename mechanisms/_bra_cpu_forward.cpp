@@ -51,12 +51,12 @@ inline float softmax_step(float* logits, int count, int stride, float& top, floa
 }
 
 // The head of one image that a task stands for.
-template <class T>
+template <class T, int D>
 class Task {
  public:
   Task(const Problem& p, const Geometry& g, int64_t task, float* memory)
       : p_(p), g_(g), task_(task), w_(p, g, memory), map_(p, static_cast<const T*>(p.qkv), task),
-        out_(head_of(p, static_cast<T*>(p.out), task)) {}
+        out_(head_of<D>(p, static_cast<T*>(p.out), task)) {}
 
   void run() {
     pack_regions(g_, map_.k, nullptr, w_.columns);
@@ -64,7 +64,7 @@ class Task {
     if (p_.lepe_weight) pack_lepe();
     for (int band = 0; band < g_.region_rows; ++band) {
       const int top = band * p_.region_height, bottom = std::min<int>(top + p_.region_height, g_.height);
-      if (p_.lepe_weight) convolve(g_, w_.values, w_.taps, w_.bias, p_.kernel, out_.width, top, bottom, w_.local);
+      if (p_.lepe_weight) convolve(g_, w_.values, w_.taps, w_.bias, p_.kernel, out_.width(), top, bottom, w_.local);
       for (int column = 0; column < g_.region_columns; ++column) attend(band * g_.region_columns + column, top);
     }
   }
@@ -74,14 +74,15 @@ class Task {
   const Geometry& g_;
   int64_t task_;
   Workspace w_;
-  Operands<const T> map_;
-  Channels<T> out_;
+  Operands<const T, D> map_;
+  Channels<T, D> out_;
+  Panel panel_;
 
   void pack_lepe() {
     const int64_t head = task_ % p_.heads;
-    pack_taps(p_, head, out_.width, false, w_.taps);
-    std::fill(w_.bias, w_.bias + out_.width, 0.0f);
-    if (p_.lepe_bias) read_row(p_.lepe_bias + head * out_.count, out_.count, w_.bias);
+    pack_taps(p_, head, out_.width(), false, w_.taps);
+    std::fill(w_.bias, w_.bias + out_.width(), 0.0f);
+    if (p_.lepe_bias) read_row(p_.lepe_bias + head * out_.count(), out_.count(), w_.bias);
   }
 
   void attend(int region, int top) {
@@ -93,35 +94,36 @@ class Task {
       read_rows(map_.q, place, queries, w_.query, p_.scale);
       float largest[kRegionRows], total[kRegionRows] = {};
       std::fill(largest, largest + kRegionRows, -std::numeric_limits<float>::infinity());
-      std::fill(w_.sums, w_.sums + kRegionRows * out_.width, 0.0f);
+      std::fill(w_.sums, w_.sums + kRegionRows * out_.width(), 0.0f);
       for (int64_t key = 0; key < routed.total; key += kKeys) {
         if (begin == 0 || routed.total > kKeys) {
           routed.take(key);
-          routed.gather(w_.columns, map_.k.count, w_.panel);
+          routed.gather(w_.columns, map_.k.count(), w_.panel, panel_);
         }
         for (int q = 0; q < queries; q += kQueries) attend_block(routed, q, largest + q, total + q);
       }
       for (int q = 0; q < queries; ++q) {
-        const float* local = p_.lepe_weight ? w_.local + int64_t(place[q] - top * g_.width) * out_.width : nullptr;
-        write_row(out_.at(place[q]), out_.count, w_.sums + q * out_.width, 1.0f / total[q], local);
+        const float* local = p_.lepe_weight ? w_.local + int64_t(place[q] - top * g_.width) * out_.width() : nullptr;
+        write_row(out_.at(place[q]), out_.count(), w_.sums + q * out_.width(), 1.0f / total[q], local);
       }
     }
   }
 
   void attend_block(const Routed& routed, int q, float* largest, float* total) {
     const int stride = routed.stride;
-    scores_of(w_.query + q * map_.q.width, map_.q.width, w_.panel, stride, map_.q.count, w_.weights);
+    scores_of(w_.query + q * map_.q.width(), map_.q.width(), panel_, map_.q.count(), w_.weights);
     float shrink[kQueries];
     for (int i = 0; i < kQueries; ++i)
       shrink[i] = softmax_step(w_.weights + i * stride, routed.count, stride, largest[i], total[i]);
-    add_values(w_.weights, stride, routed.bordered, routed.count, w_.values, out_.width, shrink,
-               w_.sums + q * out_.width);
+    add_values(w_.weights, stride, routed.bordered, routed.count, w_.values, out_.width(), shrink,
+               w_.sums + q * out_.width());
   }
 };
 
-template <class T>
+template <class T, int D>
 void forward(const Problem& p, const Geometry& g, int64_t workspace) {
-  for_each_task(p, p.batch * p.heads, workspace, [&](int64_t task, float* memory) { Task<T>(p, g, task, memory).run(); });
+  for_each_task(p, p.batch * p.heads, workspace,
+                [&](int64_t task, float* memory) { Task<T, D>(p, g, task, memory).run(); });
 }
 
 }  // namespace
@@ -134,7 +136,9 @@ EXPORT int bra_forward(const Problem* p) {
   const Geometry geometry(*p);
   if (!routes_exist(*p, geometry)) return 1;
   const int64_t workspace = Workspace(*p, geometry, nullptr).size;
-  if (p->bf16) forward<bfloat16>(*p, geometry, workspace);
-  else forward<float>(*p, geometry, workspace);
+  const bool common = p->qk_dim == 32 * p->heads && p->dim == 32 * p->heads;
+  const auto run = p->bf16 ? common ? forward<bfloat16, 32> : forward<bfloat16, 0>
+                           : common ? forward<float, 32> : forward<float, 0>;
+  run(*p, geometry, workspace);
   return 0;
 }

@@ -7,15 +7,29 @@
 #include "_bra_cpu_vector.h"
 
 constexpr int kQueries = 4;  // queries in a block of sums
+constexpr int kKeys = 256;   // keys attended to at once; more are taken in turns
+
+// A matrix of keys (or values) in columns, channel by channel. `quads` says that it was not copied together:
+// each four keys lie elsewhere, as one block of (channels, 4).
+struct Panel {
+  const float* columns;  // (channels, stride)
+  int stride;            // keys, rounded up to whole vectors
+  bool quads;
+  const float* quad[kKeys / 4];
+};
 
 // scores[q][key] = sum over c of rows[q][c] * panel[c][key], for 4 queries and N vectors of keys.
-template <int N>
-inline void scores_block(const float* rows, int width, const float* panel, int keys, int channels, float* scores) {
+template <int N, bool Quads>
+inline void scores_block(const float* rows, int width, const Panel& panel, int first, int channels, float* scores) {
+  const float* columns = panel.columns + first;
   Vec sum[kQueries][N] = {};
   for (int c = 0; c < channels; ++c) {
     Vec key[N];
     UNROLL
-    for (int j = 0; j < N; ++j) key[j] = load(panel + (int64_t)c * keys + j * kLanes);
+    for (int j = 0; j < N; ++j) {
+      if (Quads) key[j] = join(panel.quad + (first + j * kLanes) / 4, 4 * c);
+      else key[j] = load(columns + int64_t(c) * panel.stride + j * kLanes);
+    }
     UNROLL
     for (int q = 0; q < kQueries; ++q) {
       const Vec query = splat(rows[q * width + c]);
@@ -26,16 +40,22 @@ inline void scores_block(const float* rows, int width, const float* panel, int k
   UNROLL
   for (int q = 0; q < kQueries; ++q) {
     UNROLL
-    for (int j = 0; j < N; ++j) store(scores + q * keys + j * kLanes, sum[q][j]);
+    for (int j = 0; j < N; ++j) store(scores + q * panel.stride + first + j * kLanes, sum[q][j]);
   }
 }
 
-// The same for all keys; `keys` is a whole number of vectors.
-inline void scores_of(const float* rows, int width, const float* panel, int keys, int channels, float* scores) {
+template <bool Quads>
+inline void scores_all(const float* rows, int width, const Panel& panel, int channels, float* scores) {
   int key = 0;
-  for (; key + kBlock * kLanes <= keys; key += kBlock * kLanes)
-    scores_block<kBlock>(rows, width, panel + key, keys, channels, scores + key);
-  for (; key < keys; key += kLanes) scores_block<1>(rows, width, panel + key, keys, channels, scores + key);
+  for (; key + kBlock * kLanes <= panel.stride; key += kBlock * kLanes)
+    scores_block<kBlock, Quads>(rows, width, panel, key, channels, scores);
+  for (; key < panel.stride; key += kLanes) scores_block<1, Quads>(rows, width, panel, key, channels, scores);
+}
+
+// The same for all keys of the panel; scores are (4, stride).
+inline void scores_of(const float* rows, int width, const Panel& panel, int channels, float* scores) {
+  if (panel.quads) scores_all<true>(rows, width, panel, channels, scores);
+  else scores_all<false>(rows, width, panel, channels, scores);
 }
 
 // sums[q] = shrink[q] * sums[q] + sum over keys of weights[q][key] * values[row[key]]; 4 queries, N vectors.
@@ -125,6 +145,24 @@ inline void scatter_rows(const float* weights, int stride, const int* row, int c
 
 // Rows of tokens to columns: to[c][t] = from[t][c].
 inline void transpose(const float* from, int width, int tokens, int channels, float* to, int64_t stride) {
-  for (int c = 0; c < channels; ++c)
-    for (int t = 0; t < tokens; ++t) to[c * stride + t] = from[t * width + c];
+  int t = 0;
+#if HAS_SHUFFLE
+  for (; t + 4 <= tokens; t += 4)
+    for (int c = 0; c < round_up(channels, 4); c += 4) {  // rows are padded to whole vectors
+      Quad r[4], s[4], column[4];
+      for (int i = 0; i < 4; ++i) std::memcpy(&r[i], from + (t + i) * width + c, sizeof(Quad));
+      s[0] = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5);
+      s[1] = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
+      s[2] = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
+      s[3] = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+      for (int i = 0; i < 4; i += 2) {
+        column[i] = __builtin_shufflevector(s[i], s[i + 1], 0, 1, 4, 5);
+        column[i + 1] = __builtin_shufflevector(s[i], s[i + 1], 2, 3, 6, 7);
+      }
+      for (int i = 0; i < 4 && c + i < channels; ++i)
+        std::memcpy(to + (c + i) * stride + t, &column[i], sizeof(Quad));
+    }
+#endif
+  for (; t < tokens; ++t)
+    for (int c = 0; c < channels; ++c) to[c * stride + t] = from[t * width + c];
 }

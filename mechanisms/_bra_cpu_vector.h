@@ -25,6 +25,13 @@ constexpr int kBlock = 4;
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)  // Clang, and GCC from 12 on
+#define HAS_SHUFFLE 1
+#endif
+#endif
+
+typedef float Quad __attribute__((vector_size(16)));
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t HalfBits __attribute__((vector_size(kLanes * 2)));
@@ -66,6 +73,21 @@ inline Vec load_part(const T* from, int count) {
   T full[kLanes] = {};
   for (int i = 0; i < count; ++i) full[i] = from[i];
   return load(full);
+}
+
+// One vector of quads that lie apart.
+inline Vec join(const float* const* quads, int64_t offset) {
+#if HAS_SHUFFLE && defined(__AVX512F__)
+  Quad q[4];
+  for (int i = 0; i < 4; ++i) std::memcpy(&q[i], quads[i] + offset, sizeof(Quad));
+  const auto low = __builtin_shufflevector(q[0], q[1], 0, 1, 2, 3, 4, 5, 6, 7);
+  const auto high = __builtin_shufflevector(q[2], q[3], 0, 1, 2, 3, 4, 5, 6, 7);
+  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+  float lane[kLanes];
+  for (int i = 0; i < kLanes / 4; ++i) std::memcpy(lane + 4 * i, quads[i] + offset, sizeof(Quad));
+  return load(lane);
+#endif
 }
 
 template <class T>
@@ -113,20 +135,33 @@ inline Vec exp_negative(Vec x) {
   return p * reinterpret_cast<Vec>(power);
 }
 
-inline Vec maximum(Vec a, Vec b) { return a < b ? b : a; }
-
-inline float largest_lane(Vec v) {
+// combine(a, b) over all lanes of a vector, in halves.
+template <class Combine>
+inline float fold(Vec v, const Combine& combine) {
+#if HAS_SHUFFLE && defined(__AVX512F__)
+  v = combine(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  v = combine(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+  v = combine(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+  v = combine(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+  return v[0];
+#else
   float lane[kLanes];
   store(lane, v);
   for (int half = kLanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] = lane[i] < lane[i + half] ? lane[i + half] : lane[i];
+    for (int i = 0; i < half; ++i) lane[i] = combine(lane[i], lane[i + half]);
   return lane[0];
+#endif
+}
+
+template <class V>
+inline V maximum(V a, V b) {
+  return a < b ? b : a;
+}
+
+inline float largest_lane(Vec v) {
+  return fold(v, [](auto a, auto b) { return maximum(a, b); });
 }
 
 inline float sum_of_lanes(Vec v) {
-  float lane[kLanes];
-  store(lane, v);
-  for (int half = kLanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
+  return fold(v, [](auto a, auto b) { return a + b; });
 }
