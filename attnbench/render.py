@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from numbers import Real
+from typing import Any
 
 import pandas as pd
 
@@ -62,6 +63,11 @@ class Table:
     figures: dict[tuple[str, str], Figure] = field(default_factory=dict)
     """The records and the published figures behind cells, by row and column."""
     _numbers: dict[str, int] = field(default_factory=dict)
+
+    def value(self, row: str, column: str) -> Any:
+        """The raw value of a cell; ``None`` where there is none."""
+        found: Any = self.raw.loc[row, column] if column in self.raw else None
+        return None if found is None or found is pd.NA or found != found else found
 
     def mark(self, row: str, column: str, note: str) -> None:
         """Put a footnote on a cell, ``mechanism`` for the row's name; equal notes share a number."""

@@ -77,8 +77,8 @@ def _add_published(table: Table) -> None:
         table.columns.append(column)
         for name in table.raw.index.intersection(list(rows)):
             figure = table.figures[name, column.name] = rows[name]
-            value = table.raw.loc[name, measured] if measured else pd.NA
-            if value is not pd.NA and not figure.is_printed_of(value / scale):
+            value = table.value(name, measured) if measured else None
+            if value is not None and not figure.is_printed_of(value / scale):
                 why = figure.note or "no reason is known"
                 table.mark(name, column.name, f"{figure.table} prints {figure.value}: {why}.")
     table.notes.append(

@@ -127,12 +127,12 @@ def _add_gap(
     column = Column(f"gap_{metric}", f"Gap {_STATIC[metric][2]}", 1, digits, signed=True)
     gaps: list[float | None] = []
     for line in lines:
-        figure, value = line.figures.get(f"published_{metric}"), table.raw.loc[line.name, name]
-        if figure is None or figure.number is None or pd.isna(value):
+        figure, value = line.figures.get(f"published_{metric}"), table.value(line.name, name)
+        if figure is None or figure.number is None or value is None:
             gaps.append(None)
             continue
-        gaps.append(float(value) / scale - figure.number)
-        if not figure.is_printed_of(float(value) / scale):
+        gaps.append(value / scale - figure.number)
+        if not figure.is_printed_of(value / scale):
             table.mark(line.name, column.name, _OFF if figure.note else _OFF_WITHOUT_REASON)
     table.raw[column.name] = pd.array(gaps, dtype="Float64")
     return column
@@ -208,7 +208,7 @@ def missing_static(table: Table, rows: Sequence[str]) -> list[str]:
     return [
         row
         for row in rows
-        if any(pd.isna(table.raw.loc[row, name]) and (row, name) not in table.measured for name in _NAMES)
+        if any(table.value(row, name) is None and (row, name) not in table.measured for name in _NAMES)
     ]
 
 

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import pandas as pd
-
 from attnbench import references, registry
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.published import Figure
@@ -28,8 +26,7 @@ def explain(table: Table, row: str, column: str) -> str:
     """
     place, shown = _row(table, row), _column(table, column)
     title = _title(table, place)
-    value = table.raw.loc[place, shown.name] if shown.name in table.raw else None
-    lines = [f"{title}, {shown.heading}: {shown.show(value)}"]
+    lines = [f"{title}, {shown.heading}: {shown.show(table.value(place, shown.name))}"]
     number = table.marks.get((place, shown.name))
     if number:
         lines.append(f"note: {table.notes[number - 1]}")
@@ -42,7 +39,7 @@ def explain(table: Table, row: str, column: str) -> str:
             lines += _of_record(table.measured[place, part])
         elif (place, part) in table.figures:
             lines += _of_figure(table.figures[place, part])
-        elif part in table.raw and pd.isna(table.raw.loc[place, part]):
+        elif part in table.raw and table.value(place, part) is None:
             lines.append("no record and no published figure")
     return "\n".join(lines)
 
@@ -59,7 +56,7 @@ def is_missing(table: Table, row: str, column: str) -> bool:
     place, shown = _row(table, row), _column(table, column)
     parts = [part for part in sources(shown.name) if not part.startswith("published")]
     return any(
-        part in table.raw and pd.isna(table.raw.loc[place, part]) and (place, part) not in table.measured
+        part in table.raw and table.value(place, part) is None and (place, part) not in table.measured
         for part in parts
     )
 

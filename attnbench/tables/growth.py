@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -42,7 +42,7 @@ def growth(found: Sequence["Growth"], layout: "Layout", stage: int, tail: int) -
     values = [_values(item, resolutions) for item in found]
     for column in table.columns:
         cells = [value[column.name] for value in values]
-        raw[column.name] = pd.array(cells, dtype=_DTYPES.get(column.name, "Int64"))
+        raw[column.name] = pd.Series(cells, raw.index, _DTYPES.get(column.name, "Int64"))
     for item in found:
         _remark(table, item)
     return table
@@ -71,8 +71,8 @@ def _row(item: "Growth") -> str:
     return f"{item.mechanism}[{item.rule.name}]" if item.rule.name else item.mechanism
 
 
-def _values(item: "Growth", resolutions: Sequence[int]) -> dict[str, object]:
-    values: dict[str, object] = {"rule": item.rule.says, "declared": item.declared}
+def _values(item: "Growth", resolutions: Sequence[int]) -> dict[str, Any]:
+    values: dict[str, Any] = {"rule": item.rule.says, "declared": item.declared}
     values |= {"exponent": None, "low": None, "high": None, "as_declared": None}
     values["cheaper_from_px"] = None if item.reason else item.cheaper_from
     values |= {f"macs_{r}": item.counts.get(r) for r in resolutions}

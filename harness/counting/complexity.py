@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -94,8 +95,14 @@ class Counter:
         """
         key = (spec.name, rule.name, side)
         if key not in self._known:
-            self._known[key] = [part for site in self.sites(side) for part in _parts(spec, rule, site)]
+            parts = (_parts(spec, site, self.options(spec, rule, site)) for site in self.sites(side))
+            self._known[key] = [part for pair in parts for part in pair]
         return self._known[key]
+
+    def options(self, spec: MechanismSpec, rule: Rule, site: Site) -> dict[str, Any]:
+        """Options of the mechanism at a site: its own, the layout's, those of the rule."""
+        defaults = self.layout.defaults.get(spec.name, {})
+        return {**defaults, **rule.options(site, spec.options(site, defaults))}
 
     def total(self, spec: MechanismSpec, rule: Rule, side: int) -> int:
         """MACs of the two blocks."""
@@ -160,10 +167,10 @@ def fit(tokens: Sequence[float], costs: Sequence[float]) -> Fit:
     return Fit(slope, slope - half, slope + half)
 
 
-def _parts(spec: MechanismSpec, rule: Rule, site: Site) -> tuple[int, int]:
+def _parts(spec: MechanismSpec, site: Site, options: dict[str, Any]) -> tuple[int, int]:
     """MACs of one block: products of activations, products with weights."""
     with torch.device("meta"):
-        module = spec.build(site, impl="eager", **rule.options(site, spec.options(site))).eval()
+        module = spec.build(site, impl="eager", **options).eval()
         image = torch.empty(1, site.height, site.width, site.dim)
     count = macs.count_forward(module, image)
     if count.uncounted:
@@ -185,8 +192,7 @@ def _count(counter: Counter, spec: MechanismSpec, growth: Growth, resolutions: S
 def _regions(counter: Counter, spec: MechanismSpec, rule: Rule, side: int) -> int:
     """Parts a side that a rule cuts a map into."""
     site = counter.sites(side)[0]
-    defaults = spec.options(site)
-    return int({**defaults, **rule.options(site, defaults)}[rule.regions])
+    return int(spec.options(site, counter.options(spec, rule, site))[rule.regions])
 
 
 def _asymptotic(counter: Counter, spec: MechanismSpec, rule: Rule, resolutions: Sequence[int]) -> Fit | None:
