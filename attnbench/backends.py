@@ -26,6 +26,15 @@ def natten_na2d() -> Callable[..., Any]:
     return _require("natten", _probe_natten)
 
 
+def require_compiler() -> None:
+    """Do nothing where torch.compile works.
+
+    Raises:
+        ImplementationError: it does not, with its reason.
+    """
+    _require("compiled", _probe_compiler)
+
+
 def _require(package: str, probe: Callable[[], Callable[..., Any] | str]) -> Callable[..., Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a slow path or an old binary warns, and still runs or fails
@@ -70,6 +79,20 @@ def _probe_natten() -> Callable[..., Any] | str:
     except Exception as error:
         return f"natten does not run on {device} ({_first_line(error)})"
     return na2d
+
+
+@functools.cache
+def _probe_compiler() -> Callable[..., Any] | str:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        compiled = torch.compile(lambda x: x.sin() + 1, fullgraph=True)
+        with torch.device(device):
+            compiled(torch.zeros(16))
+    except Exception as error:
+        return f"torch.compile fails on {device} ({_first_line(error)}); on a CPU it needs a C++ compiler"
+    return torch.compile
 
 
 def _first_line(error: Exception) -> str:

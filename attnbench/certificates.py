@@ -21,7 +21,7 @@ from attnbench.registry import MechanismSpec
 if TYPE_CHECKING:
     from attnbench.checks import Result
 
-SUITE = 1
+SUITE = 2
 """Version of the suite: raised when a check is added or becomes stricter, which ends older certificates."""
 
 OWN = Path("attnbench-results") / "certificates"
@@ -41,6 +41,8 @@ class Certificate(BaseModel):
     passed: bool
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str]
+    implementations: dict[str, list[str]] = Field(default_factory=dict)
+    """Those that equalled eager, output and every gradient, each with where: ``cpu float32``, ..."""
     results: list[dict[str, Any]]
 
     @classmethod
@@ -54,6 +56,7 @@ class Certificate(BaseModel):
             passed=bool(results) and not any(result.failed for result in results),
             versions={name: importlib.metadata.version(name) for name in ("attnbench", "torch")}
             | {"python": platform.python_version()},
+            implementations=_compared(results),
             results=[asdict(result) for result in results],
         )
 
@@ -98,6 +101,46 @@ def is_valid(name: str, digest: str = "", folder: Path | None = None) -> bool:
     digest = digest or _digest(name)
     certificate = find(name, digest, folder)
     return certificate is not None and certificate.covers(digest) and certificate.passed
+
+
+def speed_refusal(
+    name: str, digest: str, implementation: str, device: str, precision: str, folder: Path | None = None
+) -> str:
+    """Why the speed of an implementation is not to be shown; empty if it is.
+
+    It is where the implementation has equalled eager on such a device in such a dtype, output and every
+    gradient, by a certificate of the same source. Eager itself needs none.
+
+    Args:
+        name, digest: of the mechanism's source.
+        implementation: what ran; several are joined by ``+``.
+        device: ``cpu``, ``cuda``, ``cuda:1``.
+        precision: ``fp32`` or ``amp``.
+        folder: where the user's own certificates lie; by default ``OWN``.
+    """
+    where = f"{device.partition(':')[0]} {_DTYPES.get(precision, precision)}"
+    certificate = find(name, digest, folder)
+    shown = certificate.implementations if certificate and certificate.covers(digest) else {}
+    missing = [i for i in implementation.split("+") if i != "eager" and where not in shown.get(i, ())]
+    if not missing:
+        return ""
+    extra = " --impl compiled" if "compiled" in missing else ""
+    kind, dtype = where.split(" ", 1)
+    return (
+        f"{' and '.join(missing)} not known to equal eager on {kind} in {dtype}: "
+        f"run 'attnbench check {name}{extra}' on such a device"
+    )
+
+
+_DTYPES = {"fp32": "float32", "amp": "bfloat16", "bf16": "bfloat16"}
+
+
+def _compared(results: "Iterable[Result]") -> dict[str, list[str]]:
+    """Implementations by the check that compares them, if it passed."""
+    for result in results:
+        if result.check == "implementations_equal" and result.passed:
+            return {impl: list(places) for impl, places in result.details.get("compared", {}).items()}
+    return {}
 
 
 def status(spec: MechanismSpec) -> str:

@@ -15,7 +15,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class Result:
         seconds: time taken.
         skipped: why the check did not apply; empty if it did. A check is also skipped where one that it
             builds on failed.
+        details: figures behind ``why``, for the certificate.
     """
 
     check: str
@@ -75,6 +76,7 @@ class Result:
     reproduce: str
     seconds: float
     skipped: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -96,6 +98,7 @@ def check_mechanism(
     *,
     only: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    impls: Sequence[str] = (),
     report: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """Run the conformance suite on one mechanism.
@@ -104,18 +107,26 @@ def check_mechanism(
         mechanism: registered name, path of a Python file that registers one, or its spec.
         only: names of checks; all by default.
         options: options of the mechanism, besides its per-stage defaults.
+        impls: implementations to compare besides those declared: ``compiled``, which takes a minute.
         report: is told of each result as soon as it is there.
 
     Returns:
         One result per check, in order. Nothing is raised for a broken rule.
 
     Raises:
-        UnknownNameError: no such mechanism or check.
-        AttnbenchError: the file cannot be read or imported.
+        UnknownNameError: no such mechanism, check or implementation.
+        AttnbenchError: the file cannot be read or imported, or an implementation cannot run here.
     """
     for name in only or ():
         find_check(name)
     subject = _subject(mechanism, options)
+    spec = subject.spec
+    for impl in impls:
+        if impl not in spec.implementations:
+            raise UnknownNameError(f"implementation of {spec.name}", impl, spec.implementations)
+    subject.asked = tuple(impl for impl in impls if impl not in spec.facts.impls)
+    for impl in impls:
+        subject.build(subject.sites[0], impl)  # one that cannot run says why
     results = []
     for name in only or CHECKS:
         results.append(_result(subject, name))
@@ -228,7 +239,7 @@ def _result(subject: Subject, name: str) -> Result:
 def _run(subject: Subject, check: Check, command: str) -> Result:
     start = time.perf_counter()
     passed, why, skipped = False, "", ""
-    subject.place = {}
+    subject.place, subject.details = {}, {}
     try:
         with _isolated():
             why = check.function(subject)
@@ -241,7 +252,7 @@ def _run(subject: Subject, check: Check, command: str) -> Result:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
     seconds = round(time.perf_counter() - start, 3)
     if passed or skipped or not subject.place:
-        return Result(check.name, passed, why, command, seconds, skipped)
+        return Result(check.name, passed, why, command, seconds, skipped, subject.details)
     place = ", ".join(f"{key}={value!r}" for key, value in subject.place.items())
     code = f"module, x = attnbench.checks.example({subject.spec.name!r}, {place})"
     where = "at " + " ".join(f"{key} {value}" for key, value in subject.place.items())

@@ -6,13 +6,13 @@ in the environment variable ATTNBENCH_PLUGINS.
 Finding them imports nothing (see :mod:`attnbench.discovery`); a file is imported when its class is needed.
 """
 
+import ast
 import hashlib
 import importlib
 import importlib.util
 import os
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from attnbench.discovery import Facts, Source, find_sources, read_plugin
 from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.implementations import AUTO, COMPILED, compile_module
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,6 +79,11 @@ class MechanismSpec:
         """
         return self._load()
 
+    @property
+    def implementations(self) -> tuple[str, ...]:
+        """What ``impl`` may name besides ``auto``: those declared, and ``compiled``, open to all."""
+        return (*self.facts.impls, COMPILED)
+
     def options(self, site: Site, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Options at a site: the declared per-stage defaults, then ``overrides``.
 
@@ -105,26 +111,28 @@ class MechanismSpec:
 
         Args:
             site: place in the backbone.
-            impl: implementation to run; ``auto`` takes the first one the mechanism declares.
+            impl: implementation to run, one of :attr:`implementations`. ``auto`` leaves the choice to the
+                module, which makes it at each call by device, dtype and shape, if the class has a method
+                ``implementation``; otherwise it takes the first one the mechanism declares.
             overrides: the mechanism's own options; a list or tuple gives one value per stage.
 
         Raises:
             AttnbenchError: the file does not import, an option is unknown or wrong, or ``impl`` is not
-                one of the declared implementations or cannot run here.
+                one of those known or cannot run here.
         """
         builder = self.load()
-        if impl == "auto":
-            impl = self.facts.impls[0]
-        if impl not in self.facts.impls:
-            raise UnknownNameError(f"implementation of {self.name}", impl, self.facts.impls)
+        if impl not in (AUTO, *self.implementations):
+            raise UnknownNameError(f"implementation of {self.name}", impl, (AUTO, *self.implementations))
         options = self.options(site, overrides)
         if len(self.facts.impls) > 1:
-            options["impl"] = impl
+            options["impl"] = "eager" if impl == COMPILED else impl
+            if impl == AUTO and not hasattr(builder, "implementation"):
+                options["impl"] = self.facts.impls[0]
         try:
             module = builder(site, **options)
         except (TypeError, ValueError) as error:
             raise AttnbenchError(f"{self.name} cannot be built at {site} with {options}: {error}") from error
-        return module
+        return compile_module(module) if impl == COMPILED else module
 
 
 @dataclass
@@ -164,8 +172,9 @@ def register_mechanism(
         pattern: what the attended positions depend on: ``static`` (position only), ``image`` (dynamic,
             the same for all queries of an image) or ``query`` (dynamic, differs between queries).
         complexity: growth of the cost with the number of tokens N, e.g. ``O(N^4/3)``.
-        impls: implementations, the one that ``auto`` takes first. With more than one, the class takes
-            a keyword ``impl``; one of them must be ``eager``, the readable truth.
+        impls: implementations, the one that ``auto`` takes first (see :mod:`attnbench.implementations` for a
+            choice by device and shape). With more than one, the class takes a keyword ``impl``; one of them
+            must be ``eager``, the readable truth. ``compiled`` need not be declared.
         per_stage: default options in the Swin-T layout; a tuple gives one value per stage.
         goldens: names of golden cases (``mechanism`` in a golden MANIFEST) that the class reproduces
             through its ``from_official`` method.
@@ -332,18 +341,24 @@ def _builder(name: str, source: Source) -> Callable[..., "nn.Module"]:
 def _with_helpers(path: Path, seen: set[Path]) -> set[Path]:
     """A file and, through all imports, the files of its folder that it imports from ``mechanisms``.
 
-    The C++ of a helper counts too: files whose names begin with the helper's.
+    C++ sources belong to the Python file whose name theirs begin with.
     """
     if path in seen:
         return seen
     seen.add(path)
-    seen.update(other for suffix in ("cpp", "h") for other in path.parent.glob(f"{path.stem}*.{suffix}"))
-    text = path.read_text(encoding="utf-8")
-    for helper in path.parent.glob("*.py"):
-        name = re.escape(helper.stem)
-        if re.search(rf"mechanisms(\.{name}\b|\s+import\s(\([^)]*|.*)\b{name}\b)", text):
+    seen.update(file for end in ("cpp", "h") for file in path.parent.glob(f"{path.stem}*.{end}"))
+    for name in _helpers(path):
+        if (helper := path.parent / f"{name}.py").is_file():
             _with_helpers(helper, seen)
     return seen
+
+
+def _helpers(path: Path) -> Iterator[str]:
+    """Names of modules that a file imports, anywhere in it, from the package ``mechanisms``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        package, _, name = (getattr(node, "module", None) or "").rpartition("mechanisms")
+        if isinstance(node, ast.ImportFrom) and package in ("", "attnbench."):
+            yield from [name[1:]] if name else [alias.name for alias in node.names]
 
 
 def _same_file(one: str, other: str) -> bool:

@@ -162,7 +162,7 @@ def _memory(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
             "peak_memory",
             found.peak,
             "bytes",
-            implementation=executed_impl(model),
+            implementation=executed_impl(model, setting),
             details=found.details(),
         )
     ]

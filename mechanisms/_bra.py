@@ -8,6 +8,7 @@ that follow read them as they lie.
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from attnbench.mechanisms._attend import attend
 from attnbench.mechanisms._local import depthwise
@@ -26,6 +27,7 @@ def map_attention(
     attend_padding: bool,
     dim: int | None = None,
     method: str = "gathered",
+    chunk: int | None = None,
     impl: str = "eager",
 ) -> Tensor:
     """All of the mechanism between its two projections but the routing, on a map as it lies in memory.
@@ -43,6 +45,7 @@ def map_attention(
         attend_padding: tokens beyond the map are keys and values of zero (True), or not attended to.
         dim: C; ``None`` for that of ``lepe_weight``, or a third of the channels of ``qkv`` without it.
         method: ``gathered`` or ``masked``, see the functions of these names.
+        chunk: regions to attend for at a time, by ``gathered``; ``None`` for all.
         impl: of :func:`attend`.
 
     Returns:
@@ -57,8 +60,12 @@ def map_attention(
     q, k, v = (
         to_regions(t, region, num_heads) for t in pad_map(qkv, region).split((qk_dim, qk_dim, dim), dim=-1)
     )
-    attention = masked_attention if method == "masked" else gathered_attention
-    out = attention(q, k, v, routes, scale=scale, real=real, impl=impl)
+    if method == "masked":
+        out = masked_attention(q, k, v, routes, scale=scale, real=real, impl=impl)
+    elif chunk is not None and chunk < q.shape[2]:
+        out = chunked_attention(q, k, v, routes, chunk, scale=scale, real=real, impl=impl)
+    else:
+        out = gathered_attention(q, k, v, routes, scale=scale, real=real, impl=impl)
     out = from_regions(out, region, (H, W))
     if lepe_weight is not None:
         out = out + depthwise(qkv[..., -dim:], lepe_weight, lepe_bias)
@@ -114,8 +121,8 @@ def gathered_attention(
     """Attend to the tokens of routed regions, gathered. Cost: 2·N·topk·n·C MACs.
 
     Args:
-        q, k, v: (B, heads, R, n, d); ``v`` may have another d.
-        routes: (B, R, topk) region numbers.
+        q, k, v: (B, heads, R, n, d); ``q`` may have other R (a part of the regions), ``v`` another d.
+        routes: (B, R of ``q``, topk) region numbers.
         scale: factor on the logits.
         real: (R, n) bool, keys that may be attended to; ``None`` for all. Each region must have one.
         impl: of :func:`attend`.
@@ -123,15 +130,45 @@ def gathered_attention(
     Returns:
         (B, heads, R, n, d of ``v``).
     """
-    B, h, R = q.shape[:3]
+    B, h, R, _, v_dim = v.shape
     image = torch.arange(B * h, device=q.device).view(B, h, 1, 1)
-    rows = image * R + routes[:, None]  # (B, heads, R, topk)
+    rows = image * R + routes[:, None]  # (B, heads, R of the queries, topk)
     bias = None
     if real is not None:
-        bias = _closed(~real, q)[routes].view(B, 1, R, 1, -1).expand(B, h, R, 1, -1).flatten(0, 1)
+        bias = _closed(~real, q)[routes].flatten(2)[:, None, :, None]  # (B, 1, R of the queries, 1, topk·n)
+        bias = bias.expand(-1, h, -1, -1, -1).flatten(0, 1)
     # Rows by embedding: its backward adds up rows, where gather's fills a (B, R, R, n, C) tensor with zeros.
-    k, v = (F.embedding(rows, t.reshape(B * h * R, -1)).view(B * h, R, -1, t.shape[-1]) for t in (k, v))
+    k, v = (F.embedding(rows.flatten(0, 1), t.reshape(B * h * R, -1)) for t in (k, v))
+    k, v = (t.view(B * h, rows.shape[2], -1, d) for t, d in ((k, q.shape[-1]), (v, v_dim)))
     return attend(q.flatten(0, 1), k, v, scale=scale, bias=bias, impl=impl).unflatten(0, (B, h))
+
+
+def chunked_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routes: Tensor,
+    chunk: int,
+    *,
+    scale: float,
+    real: Tensor | None,
+    impl: str,
+) -> Tensor:
+    """:func:`gathered_attention` for ``chunk`` regions at a time, whose copies and logits are then dropped.
+
+    For gradients they are computed once more (checkpointing), so memory is that of one chunk there too.
+    """
+
+    def part(q: Tensor, k: Tensor, v: Tensor, routes: Tensor) -> Tensor:
+        return gathered_attention(q, k, v, routes, scale=scale, real=real, impl=impl)
+
+    out = []
+    for some, chosen in zip(q.split(chunk, 2), routes.split(chunk, 1), strict=True):
+        if torch.is_grad_enabled():
+            out.append(checkpoint(part, some, k, v, chosen, use_reentrant=False, preserve_rng_state=False))
+        else:
+            out.append(part(some, k, v, chosen))
+    return torch.cat(out, dim=2)
 
 
 def masked_attention(

@@ -81,7 +81,15 @@ def attention(
     )
 
 
-def unsupported(qkv: Tensor, *, num_heads: int, region: tuple[int, int], topk: int, lepe_kernel: int) -> str:
+def unsupported(
+    qkv: Tensor,
+    *,
+    num_heads: int,
+    region: tuple[int, int],
+    topk: int,
+    lepe_kernel: int,
+    dim: int | None = None,
+) -> str:
     """Why :func:`attention` cannot take such a map; empty if it can.
 
     The first call compiles the C++; what came of it is remembered.

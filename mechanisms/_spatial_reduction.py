@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._attend import FastestAttend, attend
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site
 
@@ -12,7 +12,7 @@ POOLED = 7
 """Side of the pooled map of the linear variant."""
 
 
-class ReducedAttention(nn.Module):
+class ReducedAttention(FastestAttend, nn.Module):
     """Queries from all N tokens, keys and values from N_k tokens of a smaller map.
 
     The smaller map is LayerNorm(strided r × r convolution of x), or, ``linear``,

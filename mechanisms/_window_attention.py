@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._attend import attend, chosen
 from attnbench.mechanisms._windows import padding, same_label
 
 
@@ -30,7 +30,7 @@ def window_attention(
         scale: factor on the logits.
         bias: (heads, L, L), added to the logits of every window.
         grid: group tokens that lie ceil(H/h) rows and ceil(W/w) columns apart, instead of neighbours.
-        impl: ``eager`` or ``sdpa``.
+        impl: ``eager``, ``sdpa``, or ``auto`` for the faster.
 
     Returns:
         (B, H, W, heads·d).
@@ -48,6 +48,7 @@ def window_attention(
     rows, columns = cut.shape[1], cut.shape[3]
     # One copy brings windows and heads together: (3, B, windows, heads, L, d).
     q, k, v = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, B, rows * columns, heads, h * w, d)
+    impl = chosen(impl, qkv)
     if impl == "sdpa":  # fused kernels know four axes, so windows and heads share one
         q, k, v = q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2)
         if bias is not None:

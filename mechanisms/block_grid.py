@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnbench.mechanisms._attend import FastestAttend
 from attnbench.mechanisms._window_attention import (
     window_attention,
     window_macs,
@@ -35,7 +36,7 @@ from attnbench.registry import Site, register_mechanism
     per_stage={"window_size": 7},
     goldens=("maxvit_partition",),
 )
-class BlockGridAttention(nn.Module):
+class BlockGridAttention(FastestAttend, nn.Module):
     """Attention inside w × w windows (block) or among w × w tokens spread evenly over the map (grid).
 
     In a grid, tokens of one group lie ceil(H/w) rows and ceil(W/w) columns apart. An axis no longer than

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench.mechanisms import _bra
+from attnbench.implementations import resolve
+from attnbench.mechanisms import _bra, _bra_fused
+from attnbench.mechanisms._attend import fastest
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._windows import pad_map
 from attnbench.mechanisms.full import FullAttention
@@ -28,7 +30,7 @@ from attnbench.registry import Site, register_mechanism
     year=2023,
     pattern="query",
     complexity="O(N^4/3)",
-    impls=("gather_or_masked", "eager", "masked", "sdpa"),
+    impls=("eager", "masked", "sdpa", "fused"),
     per_stage={"num_regions": 7, "topk": (1, 4, 16, None)},
     goldens=("bra_legacy", "bra_nchw"),
 )
@@ -64,9 +66,12 @@ class BiLevelRoutingAttention(nn.Module):
         full_num_heads: heads where ``topk`` is ``None``; ``None`` for the site's (BiFormer: 8).
         full_qkv_bias: qkv bias there; ``None`` for ``qkv_bias`` (BiFormer: False).
         full_lepe_input: what LePE convolves there, ``v`` (BiFormer's nchw form) or ``x`` (its legacy form).
+        chunk: regions that ``eager`` attends for at a time, so that peak memory does not grow with the map;
+            ``None`` for all at once. The result is the same.
         impl: ``eager`` gathers the routed keys and values; ``masked`` attends densely under the routing
-            mask; ``gather_or_masked`` does the latter on small maps, see :meth:`_dense`; ``sdpa`` is that
-            with torch's fused attention. Full attention is ``eager`` unless ``sdpa``.
+            mask; ``sdpa`` does either, by size, with torch's fused attention; ``fused`` is one kernel that
+            reads routed keys and values where they lie (C++ on a CPU, Triton on a GPU); ``auto`` chooses, see
+            :meth:`implementation`. Full attention is ``sdpa`` for that, ``eager`` otherwise.
 
     Raises:
         ValueError: ``num_regions``, ``topk`` or ``scale`` is not positive, ``topk`` exceeds S², ``qk_dim``
@@ -89,6 +94,7 @@ class BiLevelRoutingAttention(nn.Module):
         full_num_heads: int | None = None,
         full_qkv_bias: bool | None = None,
         full_lepe_input: str = "v",
+        chunk: int | None = None,
         impl: str = "eager",
     ) -> None:
         super().__init__()
@@ -106,7 +112,10 @@ class BiLevelRoutingAttention(nn.Module):
         if not (scale in widths if isinstance(scale, str) else scale > 0):
             raise ValueError(f"scale must be 'dim', 'head_dim' or a positive number, got {scale!r}")
         self.scale = widths[scale] ** -0.5 if isinstance(scale, str) else float(scale)
-        self.num_regions, self.padding, self.impl = num_regions, padding, impl
+        if chunk is not None and (chunk < 1 or impl not in ("auto", "eager")):
+            raise ValueError(f"chunk must be positive and needs impl 'eager', got {chunk} and {impl!r}")
+        self.num_regions, self.padding = num_regions, padding
+        self.chunk, self.impl = chunk, impl if chunk is None else "eager"
         self.topk = topk or 0  # 0: no routing
         self.detach_routing = detach_routing
         self.full: FullAttention | None = None
@@ -116,7 +125,7 @@ class BiLevelRoutingAttention(nn.Module):
                 qkv_bias=qkv_bias if full_qkv_bias is None else full_qkv_bias,
                 lepe_kernel=lepe_kernel,
                 lepe_input=full_lepe_input,
-                impl="sdpa" if impl == "sdpa" else "eager",
+                impl=impl if impl in ("auto", "sdpa") else "eager",
             )
             return
         self.qkv = nn.Linear(self.dim, 2 * self.qk_dim + self.dim, bias=qkv_bias)
@@ -132,7 +141,15 @@ class BiLevelRoutingAttention(nn.Module):
         region = self._region(H, W)
         routes = self._route(qkv, region)
         lepe = (None, None) if self.lepe is None else (self.lepe.weight, self.lepe.bias)
-        out = _bra.map_attention(
+        impl = resolve(self, qkv, H, W)
+        how: dict[str, Any] = {}
+        attention = _bra_fused.attention
+        if impl != "fused":
+            attention = _bra.map_attention
+            masked = impl == "masked" or (impl == "sdpa" and self._small(H, W))
+            how = {"method": "masked" if masked else "gathered", "chunk": self.chunk}
+            how["impl"] = "sdpa" if impl == "sdpa" else "eager"
+        out = attention(
             qkv,
             routes,
             *lepe,
@@ -141,10 +158,34 @@ class BiLevelRoutingAttention(nn.Module):
             scale=self.scale,
             attend_padding=self.padding == "nchw",
             dim=self.dim,
-            method="masked" if self._dense(routes.shape[1], region[0] * region[1]) else "gathered",
-            impl="sdpa" if self.impl == "sdpa" else "eager",
+            **how,
         )
         return self.proj(out)[:, :H, :W]
+
+    def implementation(
+        self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
+    ) -> str:
+        """The fastest implementation on a height × width map: ``fused`` where there is a kernel for it.
+
+        Otherwise, on a CPU, the mask wins at 14 × 14 from about 12 regions of 49 on, and loses at 28 × 28;
+        torch's fused attention wins for inference in float32, and its backward pass in bfloat16 is slow.
+        """
+        if self.full is not None:
+            return self.full.implementation(device, dtype, height, width, training)
+        region = self._region(height, width)
+        refusal = _bra_fused.unsupported(
+            torch.empty(1, height, width, 2 * self.qk_dim + self.dim, dtype=dtype, device=device),
+            num_heads=self.num_heads,
+            region=region,
+            topk=min(self.topk, -(-height // region[0]) * -(-width // region[1])),
+            lepe_kernel=0 if self.lepe is None else self.lepe.kernel_size,
+            dim=self.dim,
+        )
+        if not refusal:
+            return "fused"
+        if fastest(device, dtype, training) == "sdpa":
+            return "sdpa"
+        return "masked" if self._small(height, width) else "eager"
 
     def routed_regions(self, x: Tensor) -> Tensor:
         """(B, R, k) numbers of the regions that each region of (B, H, W, C) attends to, best first.
@@ -169,14 +210,11 @@ class BiLevelRoutingAttention(nn.Module):
             qkv = qkv.detach()
         return _bra.route(qkv, self.qk_dim, region, self.topk)
 
-    def _dense(self, regions: int, tokens: int) -> bool:
-        """Whether to mask rather than gather: where a mask costs little and gathering would copy much.
-
-        On CPU the mask wins at 14 × 14 from about 12 regions of 49 on; at 28 × 28 it loses at 16.
-        """
-        if self.impl in ("eager", "masked"):
-            return self.impl == "masked"
-        return regions * tokens <= 196 and 4 * min(self.topk, regions) >= regions
+    def _small(self, height: int, width: int) -> bool:
+        """Whether to mask rather than gather: where a mask costs little and gathering would copy much."""
+        h, w = self._region(height, width)
+        regions = -(-height // h) * -(-width // w)
+        return regions * h * w <= 196 and 4 * min(self.topk, regions) >= regions
 
     def _region(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of a region on a map."""

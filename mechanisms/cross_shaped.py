@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnbench.mechanisms._attend import FastestAttend
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._window_attention import (
     window_attention,
@@ -137,7 +138,7 @@ class StripeAttention(nn.Module):
     per_stage={"split_size": (1, 2, 7, 7), "last_stage": (False, False, False, True)},
     goldens=("cswin_lepe_attention", "cswin_block_attention"),
 )
-class CrossShapedAttention(nn.Module):
+class CrossShapedAttention(FastestAttend, nn.Module):
     """Vertical and horizontal stripes side by side, each on half of the channels and heads.
 
     Cost: 4·N·C² (projection) + N·C·s·(H + W) (attention) + 9·N·C (local) MACs for stripes of width s that

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import attend
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms.shifted_window import ShiftedWindowAttention
@@ -207,11 +208,17 @@ class DeformableAttention(nn.Module):
         heads = (q.flatten(1, 2), self.proj_k(sampled), self.proj_v(sampled))
         qh, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in heads)
         bias = self._bias(q, points)
-        out = attend(qh, k, v, scale=self.head_dim**-0.5, bias=bias, impl=self.impl)
+        out = attend(qh, k, v, scale=self.head_dim**-0.5, bias=bias, impl=resolve(self, qh, H, W))
         out = out.transpose(1, 2).reshape(B, H, W, C)
         if self.position == "dwc_pe":
             out = out + self.lepe(q)
         return self.proj_out(out)
+
+    def implementation(
+        self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
+    ) -> str:
+        """``sdpa``, but ``eager`` on a CPU, where torch's fused attention is slow with a bias."""
+        return "eager" if device.type == "cpu" else "sdpa"
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""

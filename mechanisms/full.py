@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.backends import xformers_attention
-from attnbench.mechanisms._attend import attend, split_heads
+from attnbench.mechanisms._attend import FastestAttend, attend, split_heads
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.registry import Site, register_mechanism
 
@@ -26,7 +26,7 @@ from attnbench.registry import Site, register_mechanism
     impls=("sdpa", "eager", "xformers"),
     goldens=("full_attention",),
 )
-class FullAttention(nn.Module):
+class FullAttention(FastestAttend, nn.Module):
     """Multi-head self-attention over all tokens of the map.
 
     Cost: 4·N·C² (projection) + 2·N²·C (attention) + k²·N·C (local, with a k × k depth-wise term) MACs.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._attend import FastestAttend, attend
 from attnbench.mechanisms._local import DepthwiseConv, neighbours
 from attnbench.mechanisms._window_attention import (
     window_attention,
@@ -162,7 +162,7 @@ class ScalableAttention(nn.Module):
     impls=("eager", "sdpa"),
     per_stage={"window_size": 7, "sr_ratio": (8, 4, 2, 1), "c_ratio": (1.25, 1.25, 1.25, 1.0)},
 )
-class InteractiveWindowAttention(nn.Module):
+class InteractiveWindowAttention(FastestAttend, nn.Module):
     """Even blocks attend inside interactive windows (IWSA), odd ones to the whole map, scaled (SSA).
 
     Cost: see :class:`InteractiveWindows` and :class:`ScalableAttention`.

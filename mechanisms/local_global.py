@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench.mechanisms._attend import attend, split_heads
+from attnbench.mechanisms._attend import FastestAttend, attend, split_heads
 from attnbench.mechanisms._local import DepthwiseConv, neighbours
 from attnbench.registry import Site, register_mechanism
 
@@ -30,7 +30,7 @@ from attnbench.registry import Site, register_mechanism
     impls=("eager", "sdpa"),
     per_stage={"kind": ("local", "local", "global", "global")},
 )
-class LocalGlobalAttention(nn.Module):
+class LocalGlobalAttention(FastestAttend, nn.Module):
     """Values aggregated by a learned affinity to near positions, or by attention over all tokens.
 
     Cost: local 2·N·C² (projection) + k²·N·C (local) MACs; global 4·N·C² (projection) + 2·N²·C (attention).

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._attend import FastestAttend, attend, chosen
 from attnbench.mechanisms._windows import pad_map, relative_position_index, same_label
 from attnbench.mechanisms._windows import padding as missing
 from attnbench.registry import Site, register_mechanism
@@ -68,7 +68,7 @@ class DynamicPositionBias(nn.Module):
     impls=("eager", "sdpa"),
     per_stage={"group_size": 7, "interval": (8, 4, 2, 1)},
 )
-class LongShortDistanceAttention(nn.Module):
+class LongShortDistanceAttention(FastestAttend, nn.Module):
     """Attention inside groups of G × G tokens that are adjacent (SDA) or ``interval`` apart (LDA).
 
     LDA cuts the map into squares of side G·I; tokens of a square whose row and column leave the same
@@ -125,11 +125,12 @@ class LongShortDistanceAttention(nn.Module):
             3, B, groups, self.num_heads, gh * gw, -1
         )
         bias = self._bias(H, W, q)
-        if self.impl == "sdpa":  # fused kernels know four axes, so groups and heads share one
+        impl = chosen(self.impl, q)
+        if impl == "sdpa":  # fused kernels know four axes, so groups and heads share one
             q, k, v = q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2)
             if bias is not None:
                 bias = bias.expand(groups, self.num_heads, gh * gw, -1).flatten(0, 1)[None]
-        out = attend(q, k, v, scale=self.head_dim**-0.5, bias=bias, impl=self.impl)
+        out = attend(q, k, v, scale=self.head_dim**-0.5, bias=bias, impl=impl)
         out = out.reshape(B, rows, ih, columns, iw, self.num_heads, gh, gw, -1)
         out = out.permute(0, 1, 6, 2, 3, 7, 4, 5, 8).reshape(B, rows * gh * ih, columns * gw * iw, -1)
         return self.proj(out[:, :H, :W])

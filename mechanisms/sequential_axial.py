@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._attend import FastestAttend, attend
 from attnbench.mechanisms._lines import line_bias, same_column, same_row
 from attnbench.registry import Site, register_mechanism
 
@@ -103,7 +103,7 @@ class AxisAttention(nn.Module):
     impls=("eager", "sdpa"),
     goldens=("axial_lucidrains",),
 )
-class SequentialAxialAttention(nn.Module):
+class SequentialAxialAttention(FastestAttend, nn.Module):
     """Attention along the height axis, the width axis, or both.
 
     Cost: 4·N·C² (projection) + 2·N·L·C (attention) MACs per axis, L the axis' length (with ``head_dim``

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import attend
 from attnbench.mechanisms._windows import (
     merge,
@@ -110,12 +111,20 @@ class ShiftedWindowAttention(nn.Module):
         windows, L = tokens.shape[1:3]
         # Windows and heads share one axis, so that a bias of all of them needs no copy per image.
         q, k, v = tokens.view(B, windows, L, 3, self.num_heads, -1).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
-        out = attend(q, k, v, scale=self.head_dim**-0.5, bias=self._bias(H, W, q), impl=self.impl)
+        out = attend(
+            q, k, v, scale=self.head_dim**-0.5, bias=self._bias(H, W, q), impl=resolve(self, q, H, W)
+        )
         out = out.view(B, windows, self.num_heads, L, -1).transpose(2, 3).reshape(B, windows, L, -1)
         if self.padding == "official":
             out = self.proj(out)
         out = torch.roll(merge(out, window, (H, W)), shift, (1, 2))
         return out if self.padding == "official" else self.proj(out)
+
+    def implementation(
+        self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
+    ) -> str:
+        """``sdpa``, but ``eager`` on a CPU, where torch's fused attention is slow with a bias."""
+        return "eager" if device.type == "cpu" else "sdpa"
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._attend import FastestAttend, attend
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site, register_mechanism
@@ -92,7 +92,7 @@ class ShuntedBranch(nn.Module):
     impls=("eager", "sdpa"),
     per_stage={"sr_ratio": (8, 4, 2, 1)},
 )
-class ShuntedAttention(nn.Module):
+class ShuntedAttention(FastestAttend, nn.Module):
     """Heads in two groups that attend to the map reduced by r and by r/2.
 
     Cost: 2·N·C² (projection) and for each group of C' channels with N_k = ⌈H/r⌉·⌈W/r⌉ keys: 2·N_k·C·C'

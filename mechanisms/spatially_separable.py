@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from attnbench.mechanisms._attend import FastestAttend
 from attnbench.mechanisms._spatial_reduction import ReducedAttention
 from attnbench.mechanisms._window_attention import (
     window_attention,
@@ -113,7 +114,7 @@ class LocallyGroupedAttention(nn.Module):
     per_stage={"window_size": 7, "sr_ratio": (8, 4, 2, 1)},
     goldens=("twins_lsa", "twins_gsa"),
 )
-class SpatiallySeparableAttention(nn.Module):
+class SpatiallySeparableAttention(FastestAttend, nn.Module):
     """Even blocks attend inside windows (LSA), odd ones to a reduced copy of the whole map (GSA).
 
     Cost, with N' tokens after padding to whole windows and N_k = ceil(H/r)·ceil(W/r) keys: LSA

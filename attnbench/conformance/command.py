@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-def conformance(arguments: Sequence[str], every: bool, only: Sequence[str], out: Path, say: Say) -> bool:
+def conformance(
+    arguments: Sequence[str],
+    every: bool,
+    only: Sequence[str],
+    out: Path,
+    say: Say,
+    impls: Sequence[str] = (),
+) -> bool:
     """Check mechanisms, print each result as it comes, and write a certificate for each whole run.
 
     Args:
@@ -25,6 +32,7 @@ def conformance(arguments: Sequence[str], every: bool, only: Sequence[str], out:
         only: names of checks; all, with a certificate, if empty.
         out: certificates are written into its folder ``certificates``.
         say: prints a line.
+        impls: implementations to compare besides those declared.
 
     Returns:
         Whether nothing failed.
@@ -37,7 +45,7 @@ def conformance(arguments: Sequence[str], every: bool, only: Sequence[str], out:
     if not chosen:
         raise AttnbenchError("nothing to check; give the name of a mechanism, a FILE.py, or --all")
     store.check_writable(out)
-    passed = [_one(name, only, out, say) for name in dict.fromkeys(chosen)]
+    passed = [_one(name, only, out, say, impls) for name in dict.fromkeys(chosen)]
     broken = registry.failures() if every else {}
     for origin, error in broken.items():
         say(f"failed: {origin}: {error}")
@@ -86,14 +94,14 @@ def named(argument: str) -> list[str]:
     return found
 
 
-def _one(name: str, only: Sequence[str], out: Path, say: Say) -> bool:
+def _one(name: str, only: Sequence[str], out: Path, say: Say, impls: Sequence[str]) -> bool:
     from attnbench.checks import check_mechanism, find_check
 
     for check in only:
         find_check(check)
     spec = registry.get(name)
     say(f"{name} ({spec.origin}, digest {spec.digest()}, attnbench {__version__})")
-    results = check_mechanism(spec, only=only or None, report=lambda result: say(f"  {result}"))
+    results = check_mechanism(spec, only=only or None, impls=impls, report=lambda result: say(f"  {result}"))
     failed = [result.check for result in results if result.failed]
     say(f"  {_summary(results)}")
     if not only:

@@ -18,18 +18,24 @@ from attnbench.conformance.subject import (
     run,
 )
 from attnbench.errors import ImplementationError
+from attnbench.implementations import COMPILED, executed
 from attnbench.registry import Site
+
+WORKING_DTYPES = (torch.float32, torch.bfloat16)
+"""What models run in; float64 is for the checks."""
 
 
 @check("determinism", "smaller_than_window")
 def implementations_equal(subject: Subject) -> str:
     """Every implementation gives the output and the gradients of eager.
 
-    One that does not run on a CPU in float64 is run where it does, and may err twice as much as eager does.
+    On a CPU in float64 up to the order of additions; in float32 and bfloat16, on each device that is here,
+    with at most twice the error that eager commits against float64.
     """
     others = [impl for impl in subject.impls if impl != "eager"]
     missing = "; ".join(f"{impl} not run: {reason}" for impl, reason in subject.unavailable.items())
-    if not others and not subject.elsewhere:
+    working = [*others, *subject.elsewhere, *subject.asked]
+    if not working:
         raise Skip(missing or "eager is the only implementation")
     refused: dict[str, str] = {}
     for site, _, size in subject.cases((14, 14), ODD, (3, 8)):
@@ -43,14 +49,9 @@ def implementations_equal(subject: Subject) -> str:
                 continue
             for name, value in expected.items():
                 _compare(impl, name, found[name], value, floor)
-    for impl, (device, dtype) in subject.elsewhere.items():
-        others.append(f"{impl} (on {device} in {str(dtype).removeprefix('torch.')})")
-        for site, _, size in subject.cases((14, 14), ODD):
-            try:
-                _compare_elsewhere(subject, site, size, impl)
-            except ImplementationError as error:
-                refused[impl] = str(error)
-    text = f"{', '.join(others)} against eager: output, gradients of input and parameters"
+    for impl in working:
+        _compare_working(subject, impl, refused)
+    text = f"{', '.join(working)} against eager: output, gradients of input and parameters"
     refusals = "".join(f"; {impl} refuses some: {reason}" for impl, reason in refused.items())
     return text + refusals + (f"; {missing}" if missing else "")
 
@@ -63,19 +64,52 @@ def executed_implementation(subject: Subject) -> str:
         raise Skip("eager is the only implementation")
     same = {impl: True for impl in subject.impls if impl != "eager"}
     for site, _, size in subject.cases((14, 14), (28, 28)):
-        eager = _operators(subject.build(site, "eager"), subject.image(site, size))
-        for asked in [*(["auto"] if declared[0] in subject.impls else []), *subject.impls]:
-            module = subject.build(site, asked)
-            expected = declared[0] if asked == "auto" else asked
-            said = getattr(module, "impl", None)
-            if said != expected:
-                raise Failure(f"built with impl={asked!r}, but the module's attribute impl is {said!r}")
-            if same.get(asked):
-                same[asked] = _operators(module, subject.image(site, size)) == eager
+        operators = {
+            impl: _operators(subject.build(site, impl), subject.image(site, size)) for impl in subject.impls
+        }
+        for impl in subject.impls:
+            said = getattr(subject.build(site, impl), "impl", None)
+            if said != impl:
+                raise Failure(f"built with impl={impl!r}, but the module's attribute impl is {said!r}")
+            if same.get(impl):
+                same[impl] = operators[impl] == operators["eager"]
+        _check_auto(subject, site, size, operators)
     fallen = [impl for impl, alike in same.items() if alike]
     if fallen:
         raise Failure(f"{', '.join(fallen)} runs the very operators of eager at every site")
     return f"{', '.join(subject.impls)}: attribute impl and operators that ran"
+
+
+def _check_auto(subject: Subject, site: Site, size: Size, operators: dict[str, list[str]]) -> None:
+    """The implementation that ``auto`` names is a declared one, and it is what runs."""
+    declared = subject.spec.facts.impls
+    module, x = subject.build(site, "auto"), subject.image(site, size)
+    named = executed(module, x.device, x.dtype, *size, training=False)
+    choosing = hasattr(module, "implementation")
+    if named not in declared or (not choosing and named != declared[0]):
+        expected = "a declared one" if choosing else repr(declared[0])
+        raise Failure(f"built with impl='auto', the implementation is {named!r}, expected {expected}")
+    if named in operators and _operators(module, x) != operators[named]:
+        raise Failure(f"impl='auto' names {named!r}, but other operators than its own ran")
+
+
+def _compare_working(subject: Subject, impl: str, refused: dict[str, str]) -> None:
+    """Compare in the working dtypes on each device, and note where that was done and by how much it erred.
+
+    ``compiled`` is compared at each site's own size only: compiling takes seconds.
+    """
+    sizes: tuple[Size, ...] = () if impl == COMPILED else ((14, 14), ODD)
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        for dtype in WORKING_DTYPES:
+            worst: dict[str, float] = {}
+            for site, _, size in subject.cases(*sizes):
+                try:
+                    _compare_at(subject, site, size, impl, device, dtype, worst)
+                except ImplementationError as error:
+                    refused[f"{impl} on {device} in {short(dtype)}"] = str(error)
+            if worst:
+                compared = subject.details.setdefault("compared", {}).setdefault(impl, {})
+                compared[f"{device} {short(dtype)}"] = {k: float(f"{v:.3g}") for k, v in worst.items()}
 
 
 def _compare(impl: str, name: str, found: Tensor | None, expected: Tensor | None, floor: float) -> None:
@@ -87,15 +121,24 @@ def _compare(impl: str, name: str, found: Tensor | None, expected: Tensor | None
             raise Failure(f"{impl}: {name} differs from eager by {error:.1e}")
 
 
-def _compare_elsewhere(subject: Subject, site: Site, size: Size, impl: str) -> None:
-    """Compare where an implementation runs: its error against float64 with that of eager there."""
-    device, dtype = subject.elsewhere[impl]
+def _compare_at(
+    subject: Subject,
+    site: Site,
+    size: Size,
+    impl: str,
+    device: str,
+    dtype: torch.dtype,
+    worst: dict[str, float],
+) -> None:
+    """Compare an implementation's error against float64 with eager's; ``worst`` collects error / allowed."""
     x = subject.image(site, size, batch=2, dtype=dtype)
-    exact = gradients(subject.build(site, "eager", dtype).double(), x.double())
-    own, eager = (
-        gradients(subject.build(site, name, dtype).to(device), x.to(device)) for name in (impl, "eager")
-    )
-    floor = gradient_scale(exact)
+    own = gradients(subject.build(site, impl, dtype).to(device), x.to(device))
+    key = ("eager", site, size, device, dtype)
+    if key not in subject.memory:
+        exact = gradients(subject.build(site, "eager", dtype).double(), x.double())
+        eager = gradients(subject.build(site, "eager", dtype).to(device), x.to(device))
+        subject.memory[key] = exact, eager, gradient_scale(exact)
+    exact, eager, floor = subject.memory[key]
     for name, value in exact.items():
         one, other = own[name], eager[name]
         if value is None or other is None:
@@ -103,7 +146,15 @@ def _compare_elsewhere(subject: Subject, site: Site, size: Size, impl: str) -> N
         error = float("inf") if one is None else difference(one.cpu(), value, floor)
         allowed = 2 * difference(other.cpu(), value, floor) + torch.finfo(dtype).eps
         if not error <= allowed:
-            raise Failure(f"{impl}: {name} errs by {error:.1e} in {dtype}; {allowed:.1e} is allowed")
+            raise Failure(
+                f"{impl}: {name} errs by {error:.1e} on {device} in {short(dtype)}; {allowed:.1e} is allowed"
+            )
+        worst[name] = max(worst.get(name, 0.0), error / allowed)
+
+
+def short(dtype: torch.dtype) -> str:
+    """``float32`` of ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _operators(module: nn.Module, x: Tensor) -> list[str]:

@@ -81,6 +81,10 @@ class Subject:
 
     spec: MechanismSpec
     options: Mapping[str, Any] = field(default_factory=dict)
+    asked: tuple[str, ...] = ()
+    """Implementations to compare with eager that the mechanism does not declare: ``compiled``."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the check that runs has to say beyond its line."""
     place: dict[str, Any] = field(default_factory=dict)
     """Arguments of :func:`attnbench.checks.example` for what was built last."""
     memory: dict[Any, Any] = field(default_factory=dict)
@@ -120,13 +124,15 @@ class Subject:
 
     @functools.cached_property
     def unavailable(self) -> dict[str, str]:
-        """Declared implementations that cannot run here, each with its reason."""
+        """Declared implementations that cannot run here, each with its reason.
+
+        They say so when they are built, or, where it depends on the device, when they run on each there is.
+        """
         reasons: dict[str, str] = {}
         for impl in self.spec.facts.impls:
-            try:
-                self.build(self.sites[0], impl)
-            except ImplementationError as error:
-                reasons[impl] = str(error)
+            refusals = [self._trial(impl, *place) for place in _places()]
+            if all(isinstance(refusal, ImplementationError) for refusal in refusals):
+                reasons[impl] = str(refusals[-1])
         return reasons
 
     @functools.cached_property
@@ -136,16 +142,11 @@ class Subject:
         One that runs nowhere without saying why is not among them; it fails its checks.
         """
         found: dict[str, tuple[str, torch.dtype]] = {}
-        cuda = [("cuda", t) for t in (torch.float64, torch.float32, torch.bfloat16)]
-        places = [
-            ("cpu", torch.float64),
-            ("cpu", torch.float32),
-            *(cuda if torch.cuda.is_available() else []),
-        ]
+        places = _places()
         for impl in self.spec.facts.impls:
-            place = None
-            if impl not in ("eager", *self.unavailable):
-                place = next((place for place in places if self._runs(impl, *place)), None)
+            if impl in ("eager", *self.unavailable):
+                continue
+            place = next((place for place in places if self._trial(impl, *place) is None), None)
             if place not in (None, places[0]):
                 found[impl] = place
         return found
@@ -164,14 +165,20 @@ class Subject:
                 continue
         raise Failure("no implementation can be built here")
 
-    def _runs(self, impl: str, device: str, dtype: torch.dtype) -> bool:
-        site = self.sites[0]
-        x = self.image(site, (site.height, site.width), dtype=dtype).to(device)
-        try:
-            self.build(site, impl, dtype).to(device)(x)
-        except Exception:
-            return False
-        return True
+    def _trial(self, impl: str, device: str, dtype: torch.dtype) -> Exception | None:
+        """What an implementation raises when it is built and run somewhere; None if it runs."""
+        key = ("trial", impl, device, dtype)
+        if key not in self.memory:
+            site = self.sites[0]
+            x = self.image(site, (site.height, site.width), dtype=dtype).to(device)
+            try:
+                self.build(site, impl, dtype).to(device)(x)
+            except Exception as error:
+                self.memory[key] = error
+            else:
+                self.memory[key] = None
+        outcome: Exception | None = self.memory[key]
+        return outcome
 
     def method(self, name: str) -> None:
         """Fail unless the mechanism's modules have a method."""
@@ -186,6 +193,14 @@ class Subject:
                     self.place = {"stage": site.stage, "block": site.block, "impl": impl}
                     self.place |= {"height": size[0], "width": size[1]}
                     yield site, impl, size
+
+
+def _places() -> list[tuple[str, torch.dtype]]:
+    """Where an implementation may run here, in the order in which that is tried."""
+    places = [("cpu", torch.float64), ("cpu", torch.float32)]
+    if torch.cuda.is_available():
+        places += [("cuda", dtype) for dtype in (torch.float64, torch.float32, torch.bfloat16)]
+    return places
 
 
 def _fingerprint(module: nn.Module) -> bytes:

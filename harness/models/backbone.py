@@ -20,6 +20,8 @@ from attnbench.harness.models.formula import WithFormula
 from attnbench.harness.models.parts import Block, make_merging, make_norm, make_stem
 from attnbench.harness.models.rungs import climb
 from attnbench.harness.models.timm_interface import Stage, TimmInterface
+from attnbench.harness.setting import Setting
+from attnbench.implementations import executed
 from attnbench.layouts import Layout, get_layout
 from attnbench.registry import MechanismSpec, Site, get
 
@@ -107,9 +109,24 @@ def _one_side(size: int | Sequence[int]) -> int:
     return sides.pop()
 
 
-def executed_impl(model: "Model") -> str:
-    """Implementation that the attention modules run, ``+``-joined where they differ."""
-    return "+".join(sorted({str(getattr(attention, "impl", "eager")) for attention in model.attentions()}))
+def executed_impl(model: "Model", setting: Setting | None = None) -> str:
+    """Implementations that the attention modules run, ``+``-joined where they differ.
+
+    Args:
+        model: has ``layout`` and ``attentions()``.
+        setting: how the model is run; by default on the device and in the dtype of its weights, at the
+            layout's resolution, in the mode that it is in.
+    """
+    first = next(model.parameters())
+    device, dtype, training, size = first.device, first.dtype, model.training, model.layout.img_size
+    if setting is not None:
+        device, training, size = setting.device, setting.mode == "train", setting.resolution
+        dtype = torch.bfloat16 if setting.precision == "amp" else dtype
+    found = {
+        executed(attention, device, dtype, site.height, site.width, training)
+        for site, attention in zip(model.layout.sites(size, size), model.attentions(), strict=True)
+    }
+    return "+".join(sorted(found))
 
 
 def _init_linear(module: nn.Module) -> None:
