@@ -173,8 +173,9 @@ class BiLevelRoutingAttention(nn.Module):
         if self.full is not None:
             return self.full.implementation(device, dtype, height, width, training)
         region = self._region(height, width)
+        like = torch.empty((), dtype=dtype, device=device)
         refusal = _bra_fused.unsupported(
-            torch.empty(1, height, width, 2 * self.qk_dim + self.dim, dtype=dtype, device=device),
+            like.expand(1, height, width, 2 * self.qk_dim + self.dim),
             num_heads=self.num_heads,
             region=region,
             topk=min(self.topk, -(-height // region[0]) * -(-width // region[1])),

@@ -158,13 +158,14 @@ def short(dtype: torch.dtype) -> str:
 
 
 def _operators(module: nn.Module, x: Tensor) -> list[str]:
-    """Names of the operators that run, with the shapes of what they return."""
+    """Names of the operators that run, with the shapes of what they return; without those that do no work."""
     ran: list[str] = []
 
     class Record(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             out = func(*args, **(kwargs or {}))
-            ran.append(f"{func} {tuple(out.shape) if isinstance(out, Tensor) else ''}")
+            if not str(func).startswith(("aten.empty", "aten.expand")):
+                ran.append(f"{func} {tuple(out.shape) if isinstance(out, Tensor) else ''}")
             return out
 
     with torch.no_grad(), Record():

@@ -1,14 +1,19 @@
 """What is true of bi-level routing attention alone."""
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
 
-from attnbench import AttnbenchError, Site, get
+from attnbench import AttnbenchError, ImplementationError, Site, get
+from attnbench.mechanisms import _bra_fused
 
-IMPLS = get("bra").facts.impls
+IMPLS = ("auto", "eager", "masked", "sdpa")  # those that run in float64
 SWIN_T = [(96, 3, 56, 2), (192, 6, 28, 2), (384, 12, 14, 6), (768, 24, 7, 2)]  # dim, heads, map, blocks
 
 
@@ -137,9 +142,81 @@ def issued(impl: str, stage: int) -> int:
     return counter.get_total_flops()
 
 
-def test_gather_or_masked_gathers_in_large_maps_and_masks_in_small_ones():
-    assert issued("gather_or_masked", 1) == issued("eager", 1) < issued("masked", 1)
-    assert issued("gather_or_masked", 2) == issued("masked", 2) > issued("eager", 2)
+def test_auto_gathers_in_large_maps_and_masks_in_small_ones():
+    assert issued("auto", 1) == issued("eager", 1) < issued("masked", 1)
+    assert issued("auto", 2) == issued("masked", 2) > issued("eager", 2)
+
+
+@pytest.mark.parametrize(("size", "chunk"), [((14, 14), 10), ((13, 11), 7), ((14, 14), 49)])
+def test_chunks_change_nothing(size, chunk):
+    module, x = build(*size, topk=3)
+    chunked, _ = build(*size, topk=3, chunk=chunk)
+    results = []
+    for each in (module, chunked):
+        x.requires_grad_().grad = None
+        out = each(x)
+        out.square().sum().backward()
+        results.append((out, x.grad, *(p.grad for p in each.parameters())))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-11, atol=1e-11)
+    with torch.no_grad():
+        torch.testing.assert_close(chunked(x), results[0][0], rtol=0, atol=1e-11)
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that results of operators held at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.peak = 0
+        self.seen = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+            if storage is not None and storage not in self.seen:
+                self.seen[storage] = None
+                self.held += storage.nbytes()
+                weakref.finalize(storage, self._freed, storage.nbytes())
+        self.peak = max(self.peak, self.held)
+        return out
+
+    def _freed(self, nbytes: int) -> None:
+        self.held -= nbytes
+
+
+def test_chunks_bound_the_memory_of_a_large_map():
+    peaks = {}  # a quarter of 600 x 500 a side, 20 channels, as on BiFormer's issue tracker
+    for topk, chunk in ((4, None), (16, None), (4, 1), (16, 1)):
+        module = get("bra").build(Site(20, 2, 60, 50), impl="eager", topk=topk, chunk=chunk)
+        x = torch.randn(1, 60, 50, 20, requires_grad=True)
+        with Peak() as peak:
+            module(x).sum().backward()
+        peaks[topk, chunk] = peak.peak
+    assert peaks[16, None] > 3 * peaks[4, None]
+    assert peaks[16, 1] < peaks[16, None] / 8
+    assert peaks[16, 1] < 1.8 * peaks[4, 1]
+
+
+def test_auto_is_what_the_module_says_and_fused_where_a_kernel_runs():
+    module = get("bra").build(Site(32, 4, 14, 14), topk=4)
+    cpu = torch.device("cpu")
+    assert module.implementation(cpu, torch.float64, 14, 14, True) == "eager"
+    assert module.implementation(cpu, torch.float64, 14, 14, False) == "sdpa"
+    x = torch.empty(1, 14, 14, 96)
+    problem = {"num_heads": 4, "region": (2, 2), "topk": 4, "lepe_kernel": 5, "dim": 32}
+    for dtype in (torch.float32, torch.bfloat16):
+        can = not _bra_fused.unsupported(x.to(dtype), **problem)
+        assert (module.implementation(cpu, dtype, 14, 14, True) == "fused") == can
+
+
+def test_fused_without_a_kernel_says_why():
+    module, x = build(14, 14, "fused", topk=4)  # float64
+    with pytest.raises(ImplementationError, match=r"'fused' cannot run here: .*float64"):
+        module(x)
+    with pytest.raises(ImplementationError, match="no kernel for tensors on 'meta'"):
+        module.float().to("meta")(x.float().to("meta"))
 
 
 def test_stage_4_of_biformer():
@@ -166,6 +243,8 @@ def test_stage_4_of_biformer():
         ({"scale": -1.0}, r"scale must be .* got -1.0"),
         ({"qk_dim": 6}, r"qk_dim must be .* got 6"),
         ({"lepe_kernel": 4}, r"odd and positive, got 4"),
+        ({"chunk": 0}, r"chunk must be positive .* got 0"),
+        ({"chunk": 2, "impl": "masked"}, r"needs impl 'eager', got 2 and 'masked'"),
     ],
 )
 def test_wrong_options(options, message):
