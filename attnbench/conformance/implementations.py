@@ -102,11 +102,16 @@ def _compare_working(subject: Subject, impl: str, refused: dict[str, str]) -> No
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         for dtype in WORKING_DTYPES:
             worst: dict[str, float] = {}
+            where = f"{impl} on {device} in {short(dtype)}"
+            obstacle = subject.trial(impl, device, dtype)
+            if obstacle is not None:
+                refused[where] = (str(obstacle).splitlines() or [type(obstacle).__name__])[0]
+                continue
             for site, _, size in subject.cases(*sizes):
                 try:
                     _compare_at(subject, site, size, impl, device, dtype, worst)
                 except ImplementationError as error:
-                    refused[f"{impl} on {device} in {short(dtype)}"] = str(error)
+                    refused[where] = str(error)
             if worst:
                 compared = subject.details.setdefault("compared", {}).setdefault(impl, {})
                 compared[f"{device} {short(dtype)}"] = {k: float(f"{v:.3g}") for k, v in worst.items()}

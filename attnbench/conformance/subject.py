@@ -130,7 +130,7 @@ class Subject:
         """
         reasons: dict[str, str] = {}
         for impl in self.spec.facts.impls:
-            refusals = [self._trial(impl, *place) for place in _places()]
+            refusals = [self.trial(impl, *place) for place in _places()]
             if all(isinstance(refusal, ImplementationError) for refusal in refusals):
                 reasons[impl] = str(refusals[-1])
         return reasons
@@ -146,7 +146,7 @@ class Subject:
         for impl in self.spec.facts.impls:
             if impl in ("eager", *self.unavailable):
                 continue
-            place = next((place for place in places if self._trial(impl, *place) is None), None)
+            place = next((place for place in places if self.trial(impl, *place) is None), None)
             if place not in (None, places[0]):
                 found[impl] = place
         return found
@@ -165,7 +165,7 @@ class Subject:
                 continue
         raise Failure("no implementation can be built here")
 
-    def _trial(self, impl: str, device: str, dtype: torch.dtype) -> Exception | None:
+    def trial(self, impl: str, device: str, dtype: torch.dtype) -> Exception | None:
         """What an implementation raises when it is built and run somewhere; None if it runs."""
         key = ("trial", impl, device, dtype)
         if key not in self.memory:
