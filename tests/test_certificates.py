@@ -83,6 +83,27 @@ def test_another_suite_or_a_foreign_file_is_no_certificate(tmp_path: Path) -> No
     assert not certificates.is_valid("bra", folder=tmp_path)
 
 
+def test_speed_is_shown_where_the_implementation_equalled_eager(tmp_path: Path) -> None:
+    places = {"sdpa": {"cpu float32": {"output": 0.4}}, "fused": {"cpu float32": {}, "cuda bfloat16": {}}}
+    compared = Result("implementations_equal", True, "", "", 0.1, details={"compared": places})
+    certificate = certificates.Certificate.of(get("bra"), [compared])
+    assert certificate.implementations["fused"] == ["cpu float32", "cuda bfloat16"]
+    certificates.write(tmp_path, certificate)
+
+    def refusal(*asked: str) -> str:
+        return certificates.speed_refusal("bra", get("bra").digest(), *asked, folder=tmp_path)
+
+    assert not refusal("sdpa+fused", "cpu", "fp32")
+    assert not refusal("fused", "cuda:0", "amp")
+    assert not refusal("eager", "cuda", "amp")
+    assert "'attnbench check bra'" in refusal("sdpa+fused", "cuda", "amp")
+    assert refusal("sdpa+fused", "cuda", "amp").startswith(
+        "sdpa not known to equal eager on cuda in bfloat16"
+    )
+    assert "attnbench check bra --impl compiled'" in refusal("compiled", "cpu", "fp32")
+    assert "sdpa" in certificates.speed_refusal("bra", "another", "sdpa", "cpu", "fp32", folder=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "status"), [({}, "passed"), ({"passed": False}, "failed"), ({"digest": "older"}, "outdated")]
 )

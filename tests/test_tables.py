@@ -11,9 +11,16 @@ import pytest
 
 from attnbench import AttnbenchError, UnknownNameError, render, store, tables
 from attnbench.record import Cell, Measurement
+from attnbench.tables import speed
 
 HERE = Path(__file__).parent
 RECORDS = store.read(HERE / "records" / "schema_1.jsonl", pytest.fail)
+
+
+@pytest.fixture(autouse=True)
+def all_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a certificate named every implementation, whatever certificates lie about."""
+    monkeypatch.setattr(speed, "speed_refusal", lambda *_: "")
 
 
 def ablation(records: list[Measurement], **conditions: Any) -> tables.Table:
@@ -88,6 +95,29 @@ def test_failure_is_a_dash_with_a_footnote() -> None:
     assert "— [2]" in row
     assert "[2] failed: full_of_it has no method macs" in text
     assert "out of memory: OutOfMemoryError" in text
+
+
+def test_speed_of_an_implementation_not_known_to_equal_eager_is_a_dash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cell = Cell(
+        mechanism="bra",
+        layout="swin_t",
+        metric="throughput",
+        mode="infer",
+        precision="amp",
+        resolution=224,
+        source="new",
+    )
+    fields: dict[str, Any] = {"implementation": "eager+fused", "samples": [5.0, 7.0]}
+    record = Measurement.of(cell, "throughput", 6.0, "images/s", **fields)
+    assert "6.0" in render.render(ablation([record]), "md")
+    monkeypatch.setattr(speed, "speed_refusal", lambda *asked: f"unknown: {asked}")
+    text = render.render(ablation([record]), "md")
+    assert "6.0" not in text
+    assert "unknown: ('bra', 'new', 'eager+fused', 'cpu', 'amp')" in text
+    reference = record.model_copy(update={"cell": cell.model_copy(update={"mechanism": "timm_swin"})})
+    assert "6.0" in render.render(ablation([reference]), "md")
 
 
 def test_lower_bound_is_never_a_number() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from attnbench.record import Cell, Measurement
 from attnbench.render import Column, Table
 from attnbench.tables.conditions import conditions
-from attnbench.tables.speed import add_speed
+from attnbench.tables.speed import WITHHELD, add_speed, withhold_unequal
 
 Row = Callable[[Cell], str | None]
 """The row of a table that a cell belongs to, or ``None``."""
@@ -106,7 +106,8 @@ def _build_frame(table: Table, rows: Sequence[str]) -> None:
     frame = pd.DataFrame(index=pd.Index(rows, name="mechanism"))
     by_name = {column.name: column for column in table.columns}
     for (row, name), m in table.measured.items():
-        _remark(table, row, by_name[name], m)
+        table.measured[row, name] = withhold_unequal(m)
+        _remark(table, row, by_name[name], table.measured[row, name])
     found = {
         column.name: [table.measured.get((row, column.name)) for row in rows] for column in table.columns
     }
@@ -135,6 +136,8 @@ def _remark(table: Table, row: str, column: Column, m: Measurement) -> None:
             table.mark(row, column.name, f"lower bound: no formula is known for {names}")
     elif m.details.get("unconfirmed") and not column.csv_only:
         table.mark(row, column.name, "by the mechanism's formula alone; the count is a lower bound")
+    if m.details.get(WITHHELD):
+        table.mark(row, column.name, m.details[WITHHELD])
     if m.status != "ok" and (m.value is not None or not column.csv_only):
         table.mark(row, column.name, f"{m.status.replace('_', ' ')}: {m.reason}")
 

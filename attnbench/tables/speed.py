@@ -10,14 +10,29 @@ from math import nan
 
 import pandas as pd
 
+from attnbench.certificates import speed_refusal
 from attnbench.record import Measurement
+from attnbench.references import is_reference
 from attnbench.render import Column, Table
 from attnbench.statistics import letters
 
+WITHHELD = "withheld"
+"""Key of a measurement's details: why its value is not shown."""
 MOST_ROWS = 48
 """Rows that letters are given for; pairs grow with the square."""
 
 _LETTERS = "Letters: rows that share one are not told apart at the 95 % level, compared block by block."
+
+
+def withhold_unequal(m: Measurement) -> Measurement:
+    """A throughput as it is, or without its value where its implementation is not known to equal eager."""
+    if m.name != "throughput" or m.status != "ok" or not m.implementation or is_reference(m.cell.mechanism):
+        return m
+    cell = m.cell
+    why = speed_refusal(cell.mechanism, cell.source, m.implementation, cell.device, cell.precision)
+    if not why:
+        return m
+    return m.model_copy(update={"value": None, "samples": [], "details": {WITHHELD: why}})
 
 
 def add_speed(table: Table) -> None:
@@ -25,7 +40,7 @@ def add_speed(table: Table) -> None:
     for column in list(table.columns):
         if column.name.startswith("images_per_s_"):
             found = {row: m for row in table.raw.index if (m := table.measured.get((row, column.name)))}
-            fine = {row: m for row, m in found.items() if m.status == "ok"}
+            fine = {row: m for row, m in found.items() if m.status == "ok" and WITHHELD not in m.details}
             _add_ratio(table, column, fine)
             _add_letters(table, column, fine)
 

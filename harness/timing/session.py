@@ -113,7 +113,8 @@ class Session:
         repeats = steps_per_sample(min(seconds), self._clock.tick())
         warmup = warm_up(lambda: self.sample(repeats).device_s, cap, spent)
         macs = plausible.least_macs(self._model, cell, batch)
-        return Prepared(executed_impl(self._model), batch, repeats, warmup, macs, no_sensors)
+        ran = executed_impl(self._model, self._setting(cell, batch))
+        return Prepared(ran, batch, repeats, warmup, macs, no_sensors)
 
     def sample(self, repeats: int) -> Sample:
         """Time some steps on images that were not seen before; making them is not timed."""
@@ -149,8 +150,10 @@ class Session:
         self._model.zero_grad(set_to_none=True)
 
     def _work(self, cell: Cell, batch: int) -> Workload:
-        setting = Setting(self._device, cell.mode, cell.precision, batch, cell.resolution, cell.seed)
-        return Workload(self._model, self._model.layout, setting)
+        return Workload(self._model, self._model.layout, self._setting(cell, batch))
+
+    def _setting(self, cell: Cell, batch: int) -> Setting:
+        return Setting(self._device, cell.mode, cell.precision, batch, cell.resolution, cell.seed)
 
     def _largest(self, cell: Cell) -> int:
         """The largest batch that fits: tried on a GPU, reckoned on a CPU, where a trial might kill."""
