@@ -40,6 +40,7 @@ def command(form: str, in_full: bool) -> None:
     widths = [max(map(len, column)) for column in zip(*rows_of_text, strict=True)]
     for row in rows_of_text:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo("Any mechanism also has: compiled (torch.compile of eager, as one graph).")
     for origin, error in failed.items():
         click.echo(f"failed: {origin}: {error}")
 

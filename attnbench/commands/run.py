@@ -80,7 +80,7 @@ def command(
         **_timing.read(timing),
     }
     names("preset", preset, ("quick", "full"))
-    every = {impl for name in registry.names() for impl in registry.get(name).facts.impls}
+    every = {impl for name in registry.names() for impl in registry.get(name).implementations}
     names("implementation", impl, ["auto", *sorted(every)])
     batch = positive("batch-size", batch_size, 0)
     _run(chosen, bool(mechanisms), device, batch, preset, timing)
