@@ -26,8 +26,8 @@ _STALE = "<!-- Written by 'attnbench catalogue --output docs/mechanisms.md'; do 
 _INTRO = f"""\
 Every mechanism maps (B, H, W, C) to (B, H, W, C) and sits in the Swin-T layout (`--layout swin_t`); MACs and
 parameters are those of the whole model at 224 × 224, by the mechanisms' formulas. Settings that differ
-between the four stages are listed in their order. Implementations: `--impl auto` takes the fastest for device,
-dtype and shape where the mechanism can tell, the first one otherwise; any can also run `--impl compiled`.
+between the four stages are listed in their order. Implementations: `--impl auto` takes the fastest for
+device, dtype and shape where the mechanism can tell, else the first; any can run `--impl compiled`.
 
 In a picture, a map of {SIDE} × {SIDE} tokens, the marks ▸ and ▾ point at the row and column of one query;
 black are the tokens that its output depends on, through attention or a local term, with the settings of the
