@@ -202,7 +202,15 @@ def test_rows_of_another_group_are_not_compared() -> None:
         row: table.notes[table.marks[row, "letters_infer_fp32"] - 1] for row in ("dat_t", "cross_shaped")
     }
     assert "another group of blocks" in notes["dat_t"]
+    assert any(note.startswith("Images/s infer FP32: of 2 groups of blocks") for note in table.notes)
     assert "another number of blocks" in notes["cross_shaped"]
+
+
+def test_rows_of_a_group_each_have_no_letters_and_a_note() -> None:
+    records = [speed("swin_t", FAST, group="one"), speed("criss_cross", SLOW, group="two")]
+    table = beside(PAPER_TABLES["table5"], records)
+    assert "letters_infer_fp32" not in table.raw
+    assert any("of 2 groups of blocks" in note for note in table.notes)
 
 
 def test_a_missing_sample_moves_no_median_and_no_letter() -> None:
@@ -287,6 +295,39 @@ def test_all_tables_compile_with_booktabs(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_ten_thousand_cells_are_a_table_in_time() -> None:
+    """Building and rendering take 0.4 s on an idle machine; loading is the store's."""
+    names = ("full", "bra", "criss_cross", "dilated", "pooling")
+    records = [
+        Measurement.of(
+            Cell(
+                mechanism=names[i % 5],
+                layout="swin_t",
+                metric="throughput",
+                mode=("infer", "train")[i % 2],
+                precision=("fp32", "amp")[i // 2 % 2],
+                resolution=224,
+                options={"topk": i // 20},
+                preset="quick",
+            ),
+            "throughput",
+            10.0 + i % 7,
+            "images/s",
+            status="failed" if i % 50 == 0 else "ok",
+            reason=f"number {i}" if i % 50 == 0 else "",
+            samples=[10.0 + (i * j) % 7 for j in range(30)],
+            details={"group": str(i % 4), "ratio": 1.0, "control": "timm_swin", "verdict": "control"},
+            environment=STATE,
+        )
+        for i in range(10_000)
+    ]
+    began = time.process_time()
+    table = ablation(records, certified=lambda *_: True)
+    render.render(table, "md")
+    assert time.process_time() - began < 1.5
+    assert len(table.raw) == 2500
 
 
 def run(*arguments: str) -> Any:

@@ -200,6 +200,10 @@ def _say_what_is_missing(table: Table, spec: PaperTable, lines: Sequence[Line]) 
     if rows:
         listed = "; ".join(commands(spec, rows, "memory,throughput"))
         table.notes.append(f"Dashes in memory and images/s: {listed}")
+    speeds = (f for line in lines for f in line.figures.values() if f.metric == "throughput")
+    hardware = sorted({f.hardware for f in speeds})
+    if hardware:
+        table.notes.append(f"Published images/s: on {', '.join(hardware)}; batch not stated in our sources.")
     table.notes.append(_PUBLISHED.format(source=spec.source))
 
 

@@ -106,15 +106,15 @@ def plot(found: Sequence["Growth"], path: Path, title: str) -> None:
     Raises:
         AttnbenchError: matplotlib is not installed, or the file cannot be written.
     """
-    figure, axes = new_figure()
+    figure, axes = new_figure(10.0, 5.5)
     for number, item in enumerate(found):
         points = [(r, macs / 1e9) for r, macs in sorted(item.counts.items()) if macs]
         if points:
             style = ("-", "--", ":", "-.")[number // 10 % 4]
             axes.plot(*zip(*points, strict=True), style, label=_label(item), linewidth=1.2)
     axes.set(xscale="log", yscale="log", xlabel="Resolution (px a side)", ylabel="MACs of two blocks (G)")
-    axes.set_title(title, fontsize=9)
-    axes.legend(fontsize=6, ncols=2)
+    figure.suptitle(title, fontsize=9)
+    figure.legend(loc="outside right upper", fontsize=7)
     save_figure(figure, path)
 
 

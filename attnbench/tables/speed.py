@@ -23,6 +23,11 @@ MOST_ROWS = 48
 
 _LETTERS = "Letters: rows that share one are not told apart at the 95 % level, compared block by block."
 
+_SEVERAL = (
+    "{heading}: of {count} groups of blocks, taken at different times. Ratios to the control compare rows of "
+    "different groups; images/s do so only roughly."
+)
+
 
 def withhold_unequal(m: Measurement) -> Measurement:
     """A throughput as it is, or without its value where its implementation is not known to equal eager."""
@@ -77,6 +82,9 @@ def _add_letters(table: Table, column: Column, found: dict[str, Measurement]) ->
     grouped = {row: m for row, m in found.items() if m.details.get("group")}
     if not grouped:
         return
+    groups = {m.details["group"] for m in grouped.values()}
+    if len(groups) > 1:
+        table.notes.append(_SEVERAL.format(heading=column.heading, count=len(groups)))
     newest = max(grouped.values(), key=lambda m: m.created).details["group"]
     members = {row: m for row, m in grouped.items() if m.details["group"] == newest}
     most = Counter(len(m.samples) for m in members.values()).most_common(1)[0][0]

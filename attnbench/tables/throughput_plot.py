@@ -36,10 +36,11 @@ def plot(table: Table, path: Path) -> None:
                 axes.bar(*zip(*known, strict=True), width, color=f"C{number}", hatch=hatch, label=label)
     axes.set_xticks([place + 0.4 - width / 2 for place in range(len(_SETTINGS))])
     axes.set_xticklabels([f"{mode} {precision.upper()}" for mode, precision in _SETTINGS])
-    axes.set(ylabel="Throughput over Swin-T's", title=table.title)
+    axes.set(ylabel="Throughput over Swin-T's")
+    figure.suptitle(table.title, fontsize=9)
     axes.axhline(1.0, color="black", linewidth=0.5)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7)
+        figure.legend(loc="outside right upper", fontsize=7)
     save_figure(figure, path)
 
 
