@@ -188,7 +188,7 @@ class TimmInterface(nn.Module):
         if self.layout.token_labels:
             self.aux_head = nn.Linear(self.num_features, num_classes) if num_classes else None
         for head in filter(None, (self.head, self.aux_head)):
-            head.to(next(self.parameters()))  # its device and dtype
+            head.to(next(self.parameters())).train(self.training)  # to its device and dtype
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each block's input for the backward pass, which then runs the block once more."""

@@ -4,11 +4,13 @@
 options of :func:`attnbench.create_model`. See :mod:`attnbench.timm`, which registers them.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import timm
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
@@ -19,6 +21,10 @@ from attnbench.registry import names
 
 default_cfgs: dict[str, Any] = {}
 """timm's description of each model: sizes, normalisation of images, names of the first and last layers."""
+
+
+class ArgumentError(AttnbenchError, TypeError):
+    """An option that the mechanism does not have; timm and its users expect a TypeError."""
 
 
 def register() -> list[str]:
@@ -63,9 +69,17 @@ def describe(layout: Layout) -> dict[str, Any]:
 def _entrypoint(name: str, layout: str, mechanism: str) -> Callable[..., nn.Module]:
     """What timm calls to make the model."""
 
-    def build(**options: Any) -> Backbone:
+    def build(
+        device: torch.device | str | None = None, dtype: torch.dtype | None = None, **options: Any
+    ) -> Backbone:
         options.pop("cache_dir", None)
-        return create_model(layout, mechanism, **options)
+        try:
+            with torch.device(device) if device is not None else contextlib.nullcontext():
+                return create_model(layout, mechanism, **options).to(dtype)
+        except AttnbenchError as error:
+            if isinstance(error.__cause__, TypeError):
+                raise ArgumentError(str(error)) from error
+            raise
 
     def entrypoint(pretrained: bool = False, **options: Any) -> nn.Module:
         if pretrained:

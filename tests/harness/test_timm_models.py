@@ -234,8 +234,18 @@ def test_options() -> None:
         make("swin_pico_bra", img_size=(96, 64))
     with pytest.raises(UnknownNameError, match="unknown global_pool 'mean'"):
         make("swin_pico_bra", global_pool="mean")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        make("swin_pico_bra", colour="red")
     with pytest.raises(AttnbenchError, match="swin_pico_bra has no weights to download"):
         make("swin_pico_bra", pretrained=True)
+
+
+def test_device_and_dtype() -> None:
+    model = make("swin_pico_shifted_window", device="meta", dtype=torch.bfloat16)
+    model.reset_classifier(3)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
+    image = torch.empty(1, 1, *SIZE, device="meta", dtype=torch.bfloat16)
+    assert model(image).dtype == torch.bfloat16
 
 
 def test_weights_by_timms_own_loader(tmp_path: Path) -> None:
