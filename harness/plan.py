@@ -31,7 +31,7 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset("quick", Effort(0.3, 3, 15, 12.0), Recipe(epochs=4)),
+    "quick": Preset("quick", Effort(0.3, 3, 15, 10.0), Recipe(epochs=4)),
     "full": Preset("full", Effort(10.0, 15, 400, 180.0), Recipe(epochs=40)),
 }
 
@@ -99,7 +99,7 @@ def plan(request: Request) -> Iterator[Cell]:
 
 
 def _measured(request: Request, metric: str) -> tuple[str, ...]:
-    """The mechanisms of a request; throughput is measured with the control among them."""
+    """The mechanisms of a request; throughput is measured with the control among them, named or not."""
     if metric != "throughput" or not request.control:
         return request.mechanisms
     return tuple(dict.fromkeys((*request.mechanisms, request.control)))

@@ -61,6 +61,8 @@ def read(values: dict[str, Any]) -> dict[str, Any]:
         (control,) = names("mechanism", control, [*registry.names(), *references.TITLES]) or ("",)
     if values["simulated"] and not values["aa"]:
         raise AttnbenchError("--simulated belongs to --aa: give both, or neither")
+    if values["aa"] and control == "none":
+        raise AttnbenchError("--aa compares the control with itself: give one with --control NAME")
     positive("threads", values["threads"], 0)
     positive("budget", values["budget"], 0)
     positive("runs", values["runs"], 0)

@@ -64,9 +64,11 @@ def command(
     """
     from attnbench.layouts import get_layout
 
+    of_timing = _timing.read(timing)
+    every_row = dict.fromkeys(filter(None, (*registry.names(), of_timing["control"])))
     chosen = {
         "mechanisms": names("mechanism", mechanisms, [*registry.names(), *references.TITLES])
-        or tuple(registry.names()),
+        or tuple(every_row),
         "metrics": names("metric", metrics, METRICS),
         "precisions": names("precision", precision, ("fp32", "amp")),
         "modes": names("mode", modes, ("infer", "train")),
@@ -77,7 +79,7 @@ def command(
         "options": dict(option(setting) for setting in settings),
         "force": force,
         "out": Path(out),
-        **_timing.read(timing),
+        **of_timing,
     }
     names("preset", preset, ("quick", "full"))
     every = {impl for name in registry.names() for impl in registry.get(name).implementations}

@@ -128,13 +128,13 @@ def steps_per_sample(step_s: float, tick_s: float) -> int:
 def fault(samples: Sequence[Sample]) -> str:
     """Why a clock is not to be believed; empty if nothing speaks against it.
 
-    Samples are judged in four parts by their medians, so that one interruption proves nothing and a clock
-    that drifts away shows.
+    Samples are judged by their median, so that one interruption proves nothing; sixteen and more in four
+    parts, so that a clock that drifts away shows.
     """
-    quarter = -(-len(samples) // 4)
-    for start in range(0, len(samples), quarter or 1):
-        part = [s.device_s / s.host_s for s in samples[start : start + quarter]]
-        share = median(part)
+    parts = 4 if len(samples) >= 16 else 1
+    size = max(1, -(-len(samples) // parts))
+    for start in range(0, len(samples), size):
+        share = median(s.device_s / s.host_s for s in samples[start : start + size])
         if share > 1.02:
             return f"the device's clock shows {share:.2f} times what passed on the host's"
         if share < 0.7:

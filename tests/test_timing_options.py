@@ -1,0 +1,71 @@
+"""The options of ``attnbench run`` that concern timing, as a user meets them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+QUICK = ("run", "--layout", "swin_pico", "--device", "cpu", "--metrics", "throughput", "--mechanisms", "full")
+
+
+def attnbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "attnbench", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_false_alarms_in_made_up_noise(tmp_path: Path) -> None:
+    found = attnbench("run", "--aa", "--simulated", "--runs", "40", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    assert len(lines) == 10
+    assert all("false alarms in 40 runs" in line for line in lines)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_model_against_itself(tmp_path: Path) -> None:
+    found = attnbench(*QUICK, "--aa", "--runs", "2", "--budget", "2", cwd=tmp_path)
+    assert "95 % interval" in found.stdout
+    assert "false alarms in 2 runs" in found.stdout
+    assert "the harness's own share of the time" in found.stdout
+    assert found.returncode == (2 if "faster" in found.stdout or "slower" in found.stdout else 0)
+
+
+@pytest.mark.slow
+def test_control_regimes_threads_and_precision_are_in_the_record(tmp_path: Path) -> None:
+    options = ["--control", "timm_swin_sdpa", "--regime", "fixed,latency", "--threads", "1", "--tf32"]
+    found = attnbench(*QUICK, "--modes", "infer", "--precision", "fp32", *options, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    paths = list(tmp_path.rglob("records/*.jsonl"))
+    records = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    assert {(r["cell"]["mechanism"], r["cell"]["regime"]) for r in records} == {
+        (name, regime) for name in ("full", "timm_swin_sdpa") for regime in ("", "latency")
+    }
+    for record in records:
+        assert record["status"] == "ok", record["reason"]
+        assert record["cell"]["precision"] == "tf32"
+        assert record["environment"]["threads"] == 1
+        assert record["environment"]["tf32_matmul"] is record["environment"]["tf32_cudnn"] is True
+        assert record["details"]["control"] == "timm_swin_sdpa"
+        assert ("latency_ms" in record["details"]) == (record["cell"]["regime"] == "latency")
+    again = attnbench(*QUICK, "--modes", "infer", "--precision", "fp32", *options, cwd=tmp_path)
+    assert "0 cells measured, 4 were there already" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--simulated",), "--simulated belongs to --aa"),
+        (("--control", "swin"), "swin"),
+        (("--regime", "largets"), "did you mean"),
+        (("--threads", "none"), "--threads must be a whole number"),
+        (("--aa", "--control", "none"), "--aa compares the control"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    found = attnbench(*QUICK, *options, cwd=tmp_path)
+    assert found.returncode == 2
+    assert message in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1
