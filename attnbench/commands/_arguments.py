@@ -57,6 +57,13 @@ def names(kind: str, text: str, known: list[str] | tuple[str, ...]) -> tuple[str
     return names
 
 
+def choice(kind: str, name: str, known: tuple[str, ...]) -> str:
+    """The name itself; UnknownNameError where it is not one of those known."""
+    if name not in known:
+        raise UnknownNameError(kind, name, known)
+    return name
+
+
 def option(text: str) -> tuple[str, Any]:
     """``topk=[1,4,16,null]`` as a name and a value; a value that is not JSON is a string."""
     name, equals, value = text.partition("=")

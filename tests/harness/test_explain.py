@@ -1,0 +1,433 @@
+"""The account of a step: bytes of known operators, events of known times, phases by caller, and sums."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attnbench import AttnbenchError, create_model, registry
+from attnbench.commands import explain as command
+from attnbench.harness.counting import macs
+from attnbench.harness.explain import ceilings as roof
+from attnbench.harness.explain import plot, report
+from attnbench.harness.explain.account import SHARES, Account, Timed
+from attnbench.harness.explain.ceilings import Ceilings
+from attnbench.harness.explain.comparison import Comparison, Effort, Explained, compare
+from attnbench.harness.explain.phases import Place
+from attnbench.harness.explain.recorder import Operator, record
+from attnbench.harness.explain.subject import Subject
+from attnbench.harness.explain.timeline import Event, timeline
+from attnbench.harness.explain.traffic import Storages, Traffic, compulsory
+from attnbench.harness.setting import Setting, make_step
+from attnbench.record import Cell
+
+CPU = torch.device("cpu")
+ROOF = Ceilings(flops_per_s=1e9, bytes_per_s=1e8, launch_s=1e-6, dtype="float32")
+
+
+class Watch(TorchDispatchMode):
+    """Collects the traffic of operators by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages, self.seen = Storages(), list[tuple[str, Traffic]]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        traffic = self.storages.traffic(func, args, kwargs or {}, result)
+        if traffic is not None:
+            self.seen.append((func._schema.name.partition("::")[2], traffic))
+        return result
+
+
+def test_bytes_moved_are_inputs_and_outputs_once() -> None:
+    x, table, rows = torch.ones(8, 16), torch.ones(1000, 16), torch.zeros(4, dtype=torch.long)
+    with Watch() as watch:
+        x.t()  # a view
+        x.mm(torch.ones(16, 2))
+        F.embedding(rows, table)
+        x[:, :1].expand(8, 16) + x
+        x.mul_(2)
+        x.zero_()
+        x[0].copy_(x[1])
+    moved = [(name, traffic.moved) for name, traffic in watch.seen]
+    assert moved == [
+        ("ones", 16 * 2 * 4),
+        ("mm", (8 * 16 + 16 * 2 + 8 * 2) * 4),
+        ("embedding", 2 * 4 * 16 * 4 + 4 * 8),  # four rows read and written, and their numbers
+        ("add", (8 + 8 * 16 + 8 * 16) * 4),  # an expanded column is one column
+        ("mul_", 2 * 8 * 16 * 4),
+        ("zero_", 8 * 16 * 4),
+        ("copy_", 2 * 16 * 4),
+    ]
+
+
+def test_a_storage_at_a_freed_address_is_another() -> None:
+    storages = Storages()
+    numbers = {storages.number(torch.ones(1000)) for _ in range(20)}
+    assert len(numbers) == 20
+
+
+def test_compulsory_bytes_are_what_one_kernel_would_move() -> None:
+    x, weight = torch.ones(100), torch.ones(100)
+    with Watch() as watch:
+        y = x * weight  # 0
+        z = y + x  # 1: y stays inside the group, x is read once
+        z.relu()  # 2: outside
+    traffic = [traffic for _, traffic in watch.seen]
+    assert compulsory([[0, 1], [2], [0, 1, 2]], traffic) == [3 * 400, 400, 2 * 400]
+    assert sum(traffic[i].moved for i in (0, 1)) == 6 * 400
+
+
+def test_views_of_one_storage_count_no_more_than_it_holds() -> None:
+    qkv = torch.ones(300)
+    with Watch() as watch:
+        q, k, v = qkv.split(100)
+        (q * k) + (q * v)
+    assert compulsory([[0, 1, 2]], [traffic for _, traffic in watch.seen]) == [300 * 4]
+
+
+STEP = Event("attnbench::step", 0, 1000, 1, 1)
+
+
+def test_times_on_a_cpu_are_begin_to_end_and_the_gap_before() -> None:
+    events = [
+        STEP,
+        Event("aten::linear", 90, 400, 1, 2),  # composite: what counts is inside
+        Event("aten::view", 95, 98, 1, 3),
+        Event("aten::addmm", 100, 350, 1, 4),
+        Event("aten::copy_", 110, 120, 1, 5),  # inside addmm, though an operator is called so
+        Event("aten::copy_", 500, 600, 1, 6),
+        Event("aten::mm", 2000, 2100, 1, 7),  # after the step
+    ]
+    found = timeline(events, ["aten::addmm", "aten::copy_"])
+    assert found.busy == pytest.approx([250e-9, 100e-9])
+    assert found.gap == pytest.approx([100e-9, 150e-9])
+    assert found.tail == pytest.approx(400e-9)
+    assert sum(found.busy) + sum(found.gap) + found.tail == pytest.approx(found.total)
+    assert (found.inside, found.between) == ([1, 0], [3, 1])
+
+
+def test_times_on_a_gpu_are_the_kernels_however_soon_the_launch_returns() -> None:
+    events = [
+        STEP,
+        Event("aten::mm", 10, 20, 1, 2),
+        Event("aten::softmax", 25, 60, 1, 3),
+        Event("aten::_softmax", 30, 50, 1, 4),
+        Event("gemm", 100, 700, 7, 2, kernel=True),
+        Event("softmax_a", 720, 800, 7, 4, kernel=True),
+        Event("softmax_b", 800, 900, 7, 4, kernel=True),
+        Event("warm-up", 5, 90, 7, 99, kernel=True),  # launched before the step
+    ]
+    found = timeline(events, ["aten::mm", "aten::_softmax"])
+    assert found.busy == pytest.approx([600e-9, 180e-9])
+    assert found.gap == pytest.approx([0, 20e-9])
+    assert found.launches == [1, 2]
+    assert found.total == pytest.approx(800e-9)
+
+
+@pytest.mark.parametrize("names", [["aten::mm", "aten::mm"], ["aten::bmm", "aten::mm"]])
+def test_a_step_that_runs_other_operators_is_refused(names: list[str]) -> None:
+    events = [STEP, Event("aten::mm", 10, 20, 1, 2), Event("aten::bmm", 30, 40, 1, 3)]
+    with pytest.raises(AttnbenchError, match="different operators"):
+        timeline(events, names)
+
+
+def recorded(mechanism: str, mode: str = "infer", impl: str = "auto") -> list[Operator]:
+    torch.manual_seed(0)
+    model = create_model("swin_pico", mechanism, impl=impl)
+    step = make_step(model, model.layout, Setting(CPU, mode, "fp32", 1, 28))
+    step()
+    return record(step, model)
+
+
+def test_phases_are_the_submodules_and_functions_of_the_file() -> None:
+    operators = recorded("bra", "train", impl="eager")
+    attention = {op.place.phase for op in operators if op.place.part == "attention"}
+    assert {"qkv", "proj", "route", "attend", "gathered_attention"} <= attention
+    others = {op.place.phase for op in operators if op.place.part != "attention"}
+    assert others == {
+        "patch_embed",
+        "norms",
+        "mlp",
+        "residual",
+        "merging",
+        "head",
+        "loss and input",
+        "optimizer",
+    }
+    lines = {op.line for op in operators if op.place.phase == "attend"}
+    assert all(line.startswith("mechanisms/_attend.py:") for line in lines)
+
+
+def test_the_backward_pass_is_charged_to_the_phases_that_made_it() -> None:
+    operators = [op for op in recorded("bra", "train") if op.direction == "backward"]
+    without = [op.name for op in operators if op.place.phase == "loss and input"]
+    assert len(without) < 0.02 * len(operators)  # of the loss itself
+    products = {op.place.phase for op in operators if op.macs}
+    assert {"qkv", "proj", "attend", "mlp", "head", "merging"} <= products
+
+
+@pytest.mark.parametrize("mechanism", ["bra", "deformable", "shifted_window"])
+def test_macs_of_the_operators_are_the_counters(mechanism: str) -> None:
+    forward = sum(op.macs for op in recorded(mechanism, impl="eager"))
+    with torch.device("meta"):
+        model, image = create_model("swin_pico", mechanism, impl="eager"), torch.zeros(1, 1, 28, 28)
+    assert forward == macs.count(model.eval(), image)
+    both = recorded(mechanism, "train", impl="eager")
+    assert sum(op.macs for op in both if op.direction == "backward") == (
+        macs.count_backward(model.train(), image).macs
+    )
+
+
+PLUGIN = """
+from torch import Tensor, nn
+from attnbench import Site, register_mechanism
+
+
+def mix(x: Tensor) -> Tensor:
+    return x * x.mean((1, 2), keepdim=True)
+
+
+@register_mechanism("gate_of_a_user", pattern="static", year=2026)
+class Gate(nn.Module):
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.out = nn.Linear(site.dim, site.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(mix(x)).tanh()
+"""
+
+
+@pytest.mark.usefixtures("isolated_registry")
+def test_a_users_own_file_has_phases_without_declaring_any(tmp_path: Path) -> None:
+    (tmp_path / "gate_of_a_user.py").write_text(PLUGIN)
+    registry.add_plugin(tmp_path / "gate_of_a_user.py")
+    operators = recorded("gate_of_a_user")
+    attention = {op.place.phase for op in operators if op.place.part == "attention"}
+    assert attention == {"out", "mix", "forward"}
+    assert any(op.line.endswith("gate_of_a_user.py:7") for op in operators)
+
+
+def account(*rows: tuple[str, int, int, float, float]) -> Account:
+    """Of operators given as (phase, MACs, bytes, busy, gap)."""
+    timed = []
+    for phase, count, size, busy, gap in rows:
+        watch = Watch()
+        with watch:
+            torch.zeros(size // 4)
+        place = Place("layers.0", "attention", phase)
+        operator = Operator("aten::op", place, "file.py:1", "forward", count, watch.seen[0][1])
+        timed.append(Timed(operator, busy, gap, 1))
+    return Account(timed, ROOF)
+
+
+def test_shares_add_up_and_each_finds_its_cause() -> None:
+    for row, largest in (
+        (("a", 10**6, 40, 0.003, 0.0), "arithmetic"),  # 2 ms of arithmetic
+        (("a", 10, 400_000, 0.005, 0.0), "bandwidth"),  # 4 ms of traffic
+        (("a", 10, 40, 1e-6, 0.001), "launch"),
+        (("a", 10, 40, 0.001, 0.0), "rest"),
+        (("a", 10**6, 400_000, 1e-5, 0.0), "arithmetic"),  # quicker than the roof: from a cache
+    ):
+        total = account(row).total()
+        assert total.bound == largest
+        assert sum(total.shares.values()) == pytest.approx(total.seconds)
+        assert min(total.shares.values()) >= 0
+
+
+def explained(name: str, step_s: float, *rows: tuple[str, int, int, float, float]) -> Explained:
+    cell = Cell(mechanism=name, layout="swin_pico", metric="explain", resolution=28)
+    return Explained(cell, "eager", step_s, [0.001], account(*rows))
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (("gather", 10, 400_000, 0.004, 0.0), "bandwidth"),
+        (("loop", 10, 40, 1e-6, 0.004), "launch"),
+        (("slow", 10, 40, 0.004, 0.0), "rest"),
+        (("dense", 2 * 10**6, 40, 0.004, 0.0), "arithmetic"),
+    ],
+)
+def test_the_diagnosis_names_the_largest_reason_and_where_it_is(
+    row: tuple[str, int, int, float, float], says: str
+) -> None:
+    control = explained("shifted_window", 0.0011, ("base", 10**5, 40, 0.001, 0.0001))
+    own = explained("bra", 0.0051, ("base", 10**5, 40, 0.001, 0.0001), row)
+    found = Comparison(own, control, ROOF, Setting(CPU, "infer", "fp32", 1, 28))
+    assert sum(found.gap().values()) == pytest.approx(0.004)
+    assert max(found.gap(), key=lambda share: found.gap()[share]) == says
+    sentence = found.sentence()
+    assert sentence.startswith("bra takes 4.64 times as long as shifted_window")
+    assert f"is {says}" in sentence
+    assert f"is in {row[0]} " in sentence
+
+
+def test_no_gap_is_said_to_be_none() -> None:
+    models = [explained(name, 0.0011, ("base", 10**5, 40, 0.001, 0.0001)) for name in ("bra", "full")]
+    found = Comparison(models[0], models[1], ROOF, Setting(CPU, "infer", "fp32", 1, 28))
+    assert "no gap to explain" in found.sentence()
+
+
+@pytest.fixture
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_phases_add_up_to_the_block_and_blocks_to_the_model_within_5_percent(mode: str) -> None:
+    cell = Cell(mechanism="bra", layout="swin_pico", metric="explain", resolution=28, batch_size=16)
+    subject = Subject.prepare(cell, Setting(CPU, mode, "fp32", 16, 28))
+    worst = 1.0
+    for _ in range(12):  # noise of the machine, which other processes make, ends with more samples
+        for _ in range(8):
+            subject.round()
+        accounted = subject.account(ROOF, 1e-6)
+        own = Explained(cell, "", subject.step_s(), subject.block_s(), accounted)
+        inside = sum(row.seconds for (part, _), row in own.phases.items() if part != "model")
+        outside = sum(row.seconds for (part, _), row in own.phases.items() if part == "model")
+        ratios = [
+            sum(block.whole.seconds for block in own.blocks) / inside,  # phases of blocks: all of them
+            sum(block.operators_s for block in own.blocks) / sum(subject.block_s()),  # timed from outside
+            (inside + outside) / subject.step_s(),  # a step that nothing watches
+        ]
+        worst = max(abs(ratio - 1) for ratio in ratios)
+        if worst < 0.05:
+            break
+    assert worst < 0.05
+
+
+def test_ceilings_hold_for_other_work() -> None:
+    found = roof.measure(CPU, "fp32")
+    a = torch.ones(512, 512)
+    product = roof._best(lambda: a @ a, CPU)
+    assert 2 * 512**3 / product < 2 * found.flops_per_s
+    assert 1e8 < found.bytes_per_s < 1e13
+    assert 1e-8 < found.launch_s < 1e-3
+    assert found.attainable(1e9) == found.flops_per_s
+    assert found.attainable(1e-9) == pytest.approx(1e-9 * found.bytes_per_s)
+
+
+@pytest.fixture(scope="module")
+def real() -> Comparison:
+    conditions: dict[str, Any] = {"layout": "swin_pico", "metric": "explain", "resolution": 28}
+    cells = [Cell(mechanism=name, **conditions) for name in ("bra", "timm_swin")]
+    return compare(*cells, Setting(CPU, "infer", "fp32", 1, 28), Effort(rounds=2, budget_s=0))
+
+
+def test_json_is_complete(real: Comparison) -> None:
+    found = json.loads(json.dumps(report.content(real)))
+    for model in (found["subject"], found["control"]):
+        assert len(model["blocks"]) == 8
+        total = model["total"]
+        for rows in (model["phases"], model["operators"]):
+            for figure in ("seconds", "macs", "moved", "calls"):
+                assert sum(row[figure] for row in rows) == pytest.approx(total[figure])
+        assert model["accounted_s"] + model["outside_s"] == pytest.approx(model["step_s"])
+    gap = found["subject"]["step_s"] - found["control"]["step_s"]
+    assert sum(found["gap"].values()) == pytest.approx(gap)
+    assert set(found["gap"]) == {*SHARES, "outside"}
+    phases = {row["phase"] for row in found["control"]["phases"] if row["part"] == "attention"}
+    assert {"qkv", "window_partition", "proj"} <= phases  # timm's own functions
+
+
+def test_the_text_says_it_first_and_shows_its_sums(real: Comparison) -> None:
+    text = report.markdown(real)
+    assert text.startswith("bra takes ")
+    for part in (
+        "Ceilings measured",
+        "all operators",
+        "slowest operators",
+        "timed alone",
+        "mechanisms/_bra.py",
+    ):
+        assert part in text
+
+
+def test_a_plot_needs_matplotlib(real: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(AttnbenchError, match=r"install attnbench\[report\]"):
+        plot.roofline(real, tmp_path / "roof.png")
+
+
+def test_a_plot_is_drawn(real: Comparison, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot.roofline(real, tmp_path / "roof.svg")
+    assert "arithmetic intensity" in (tmp_path / "roof.svg").read_text()
+    with pytest.raises(AttnbenchError, match="cannot write"):
+        plot.roofline(real, tmp_path / "absent" / "roof.svg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["bar"], "unknown mechanism 'bar'"),
+        (["bra", "--control", "swine"], "unknown mechanism 'swine'"),
+        (["bra", "--mode", "inference"], "unknown mode"),
+        (["bra", "--format", "xml"], "unknown format"),
+        (["timm_swin", "--impl", "sdpa"], "takes no --impl"),
+        (["bra", "--seconds", "0"], "--seconds must be"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_measured(arguments: list[str], says: str) -> None:
+    result = CliRunner().invoke(command.command, arguments)
+    assert isinstance(result.exception, AttnbenchError)
+    assert says in str(result.exception)
+
+
+def test_the_command_prints_json(tmp_path: Path) -> None:
+    arguments = [
+        "identity",
+        "--layout",
+        "swin_pico",
+        "--seconds",
+        "1",
+        "--format",
+        "json",
+        "--control",
+        "none",
+    ]
+    result = CliRunner().invoke(command.command, [*arguments, "--output", str(tmp_path / "why.json")])
+    assert result.exit_code == 0, result.exception
+    found = json.loads((tmp_path / "why.json").read_text())
+    assert found["control"] is None
+    assert found["gap"] == {}
+    assert "its attention runs no operator" in found["diagnosis"]
+
+
+class Fused(HigherOrderOperator):
+    """A higher-order operator, as flex attention is one."""
+
+    def __init__(self) -> None:
+        super().__init__("attnbench_test_fused")
+
+    def __call__(self, x: Tensor) -> Any:
+        return super().__call__(x)
+
+
+class Fusing(nn.Module):
+    """A model with no attention."""
+
+    def attentions(self) -> list[nn.Module]:
+        return []
+
+
+def test_a_higher_order_operator_is_refused() -> None:
+    fused = Fused()
+    with pytest.raises(AttnbenchError, match="attnbench_test_fused .* explain another --impl"):
+        record(lambda: fused(torch.ones(3)), Fusing())
