@@ -92,8 +92,8 @@ def _conditions(comparison: Comparison) -> str:
         f"{own.name} ({own.implementation}) in {own.cell.layout}, {setting.mode} {setting.precision}, "
         f"batch {setting.batch_size}, {setting.resolution} px, on {facts['device_name']}{threads}. "
         f"Ceilings measured before: {ceilings.flops_per_s / 1e9:,.0f} GFLOP/s "
-        f"({ceilings.dtype} matrix product), {ceilings.bytes_per_s / 1e9:,.1f} GB/s (triad); {ceilings.launch_s * 1e6:.1f} µs for an empty "
-        "operator."
+        f"({ceilings.dtype} matrix product), {ceilings.bytes_per_s / 1e9:,.1f} GB/s (triad); "
+        f"{ceilings.launch_s * 1e6:.1f} µs for an empty operator."
     )
 
 
