@@ -213,6 +213,19 @@ def test_rows_of_a_group_each_have_no_letters_and_a_note() -> None:
     assert any("of 2 groups of blocks" in note for note in table.notes)
 
 
+def test_the_largest_batch_is_told_row_by_row() -> None:
+    largest = {"regime": "largest", "batch_size": 0}
+    records = [
+        speed("swin_t", FAST, conditions=largest, details={"batch_size": 96}),
+        speed("criss_cross", SLOW, conditions=largest, details={"batch_size": 40}),
+        speed("swin_t", SLOW),
+    ]
+    table = beside(PAPER_TABLES["table5"], records)
+    marks = {row: table.marks[row, "images_per_s_infer_fp32_largest"] for row in ("swin_t", "criss_cross")}
+    assert [table.notes[number - 1] for number in marks.values()] == ["batch 96", "batch 40"]
+    assert table.raw.loc["swin_t", "images_per_s_infer_fp32"] == 10.0
+
+
 def test_a_missing_sample_moves_no_median_and_no_letter() -> None:
     """Zeros that stand for blocks without a sample are left out of the pairs, and are no speed."""
     with_hole = [0.0, *FAST[1:]]

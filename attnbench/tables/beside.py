@@ -196,7 +196,7 @@ def _say_what_is_missing(table: Table, spec: PaperTable, lines: Sequence[Line]) 
     rest = [
         column.name for column in table.columns if column.name.startswith(("peak_memory", "images_per_s"))
     ]
-    rows = [row for row in ours if table.raw.loc[row, rest].isna().any()]
+    rows = [row for row in ours if any((row, name) not in table.measured for name in rest)]
     if rows:
         listed = "; ".join(commands(spec, rows, "memory,throughput"))
         table.notes.append(f"Dashes in memory and images/s: {listed}")

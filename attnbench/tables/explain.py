@@ -9,6 +9,7 @@ from attnbench.published import Figure
 from attnbench.record import Measurement
 from attnbench.render import Column, Table, title_of
 from attnbench.tables.conditions import conditions
+from attnbench.tables.speed import WITHHELD
 
 _NEEDED = {"gap_params": ("parameters", "published_params"), "gap_macs": ("macs", "published_macs")}
 
@@ -115,6 +116,7 @@ def _of_record(m: Measurement) -> list[str]:
     """A record: value, cell, conditions, provenance."""
     cell = m.cell
     value = f"{m.value} {m.unit}" if m.status == "ok" else f"{m.status.replace('_', ' ')}: {m.reason}"
+    value = f"withheld: {m.details[WITHHELD]}" if WITHHELD in m.details else value
     lines = [f"measured by attnbench: {value} ({m.name})", f"record: key {m.key}, made {m.created}"]
     options = f", options {json.dumps(cell.options, sort_keys=True)}" if cell.options else ""
     lines.append(

@@ -136,6 +136,8 @@ def _remark(table: Table, row: str, column: Column, m: Measurement) -> None:
             table.mark(row, column.name, f"lower bound: no formula is known for {names}")
     elif m.details.get("unconfirmed") and not column.csv_only:
         table.mark(row, column.name, "by the mechanism's formula alone; the count is a lower bound")
+    if m.cell.regime == "largest" and m.status == "ok":
+        table.mark(row, column.name, f"batch {m.details.get('batch_size', 'not recorded')}")
     if m.details.get(WITHHELD):
         table.mark(row, column.name, m.details[WITHHELD])
     if m.status != "ok" and (m.value is not None or not column.csv_only):
