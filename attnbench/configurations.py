@@ -95,17 +95,6 @@ PUBLISHED: dict[str, str] = {
 }
 
 
-def get_configuration(name: str) -> Configuration:
-    """The configuration called ``name``.
-
-    Raises:
-        UnknownNameError: there is none.
-    """
-    if name not in CONFIGURATIONS:
-        raise UnknownNameError("configuration", name, CONFIGURATIONS)
-    return CONFIGURATIONS[name]
-
-
 def find(name: str) -> Configuration:
     """The configuration called ``name``, or for ``<layout>_<mechanism>`` that mechanism in that layout.
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from attnbench import AttnbenchError, UnknownNameError, names
-from attnbench.configurations import CONFIGURATIONS, PUBLISHED, get_configuration
+from attnbench.configurations import CONFIGURATIONS, PUBLISHED, Configuration, find
 from attnbench.layouts import BIFORMER_SMALL, LAYOUTS, SWIN_T, get_layout
 
 
@@ -37,5 +37,12 @@ def test_configurations_name_what_exists() -> None:
         assert get_layout(configuration.layout).name == configuration.layout
         assert configuration.mechanism in names()
     assert set(PUBLISHED.values()) <= set(CONFIGURATIONS)
-    with pytest.raises(UnknownNameError, match="did you mean biformer_s"):
-        get_configuration("biformer_ss")
+
+
+def test_models_are_found_by_configuration_or_by_layout_and_mechanism() -> None:
+    assert find("biformer_s") == CONFIGURATIONS["biformer_s"]
+    assert find("biformer_stl_overlapped_cross_shaped") == Configuration(
+        "biformer_stl_overlapped", "cross_shaped"
+    )
+    with pytest.raises(UnknownNameError, match="unknown model 'biformer_ss'; did you mean biformer_s"):
+        find("biformer_ss")

@@ -43,6 +43,10 @@ class MapConv(nn.Conv2d):
 class PatchStem(PatchEmbed):
     """Images (B, in_chans, height, width) to maps, one token per patch: convolution, then norm."""
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, in_chans, height, width) to (B, ⌈height/p⌉, ⌈width/p⌉, dim), for patches of p pixels."""
+        return super().forward(images).contiguous()  # behind BatchNorm it is a view of (B, C, H, W)
+
     def macs(self, height: int, width: int) -> tuple[int, int]:
         """Multiply-adds for an image of height × width pixels: of the first layer, and of those after it."""
         rows, columns = (-(-side // self.patch_size[0]) for side in (height, width))
@@ -63,7 +67,7 @@ class OverlappedStem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, in_chans, height, width) to (B, ⌈height/4⌉, ⌈width/4⌉, dim)."""
         x = self.act(self.norm1(self.conv1(images.permute(0, 2, 3, 1))))
-        return self.norm2(self.conv2(x))
+        return self.norm2(self.conv2(x)).contiguous()
 
     def macs(self, height: int, width: int) -> tuple[int, int]:
         """Multiply-adds for an image of height × width pixels: of the first layer, and of those after it."""

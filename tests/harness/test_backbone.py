@@ -148,6 +148,25 @@ def test_token_labels_add_half_of_the_best_token() -> None:
         create_model("swin_pico", "identity").forward_dense(images)
 
 
+@pytest.mark.parametrize("layout", ["swin_t", "swin_pico", "biformer_stl", "biformer_tiny"])
+def test_maps_lie_as_they_are_indexed(layout: str) -> None:
+    """What a view of (B, C, H, W) would cost the layers behind it is paid once, in the stem."""
+    model = create_model(layout, "identity").train()
+    x = model.patch_embed(torch.randn(2, model.layout.in_chans, 60, 92))
+    assert x.is_contiguous()
+    for stage in model.layers:
+        x = stage(x)
+        assert x.is_contiguous()
+
+
+def test_formula_without_classifier_or_pooling() -> None:
+    for options in ({"num_classes": 0}, {"global_pool": ""}, {"global_pool": "catavgmax"}):
+        model = on_meta("identity", "biformer_small_token_labels", **options)
+        with torch.device("meta"):
+            counted = macs.count(model, torch.empty(1, 3, 64, 96))
+        assert counted == sum(model.macs(64, 96).values())
+
+
 def test_sites_of_the_swin_t_layout() -> None:
     sites = list(SWIN_T.sites(224, 224))
     assert [s.height for s in sites] == [56] * 2 + [28] * 2 + [14] * 6 + [7] * 2
