@@ -87,6 +87,7 @@ def unsupported(
     return ""
 
 
+@torch.compiler.assume_constant_result  # so that a compiled module can ask, too
 @functools.cache
 def _unavailable(device: str) -> str:
     """Why Triton cannot run on this kind of device here."""
@@ -150,8 +151,8 @@ def bra_forward(
     from attnbench.mechanisms import _bra_triton_routing as routing
 
     qkv, routes = qkv.contiguous(), routes.contiguous()
-    taps, bias = (None if t is None else t.contiguous() for t in (lepe_weight, lepe_bias))
-    problem = problem_of(qkv, routes, taps, num_heads, dim, region_h, region_w, scale, attend_padding)
+    taps, bias = _taps_first(lepe_weight), None if lepe_bias is None else lepe_bias.contiguous()
+    problem = problem_of(qkv, routes, lepe_weight, num_heads, dim, region_h, region_w, scale, attend_padding)
     _check(qkv, routes, problem)
     out, lse, bits = _outputs(qkv, problem)
     if problem.masked:
@@ -173,6 +174,11 @@ def _outputs(qkv: Tensor, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     lse = qkv.new_empty((B, problem.heads, H * W), dtype=torch.float32)
     words = -(-problem.regions // 32) if problem.masked else 0
     return out, lse, qkv.new_empty((B, problem.regions, words), dtype=torch.int32)
+
+
+def _taps_first(lepe_weight: Tensor | None) -> Tensor | None:
+    """(C, 1, K, K) to (K², C): 25 values a channel, copied so that kernels read channels side by side."""
+    return None if lepe_weight is None else lepe_weight.flatten(1).T.contiguous()
 
 
 def _check(qkv: Tensor, routes: Tensor, problem: Problem) -> None:
@@ -214,8 +220,8 @@ def bra_backward(
     from attnbench.mechanisms import _bra_triton_routing as routing
 
     grad_out, qkv, routes = grad_out.contiguous(), qkv.contiguous(), routes.contiguous()
-    taps = None if lepe_weight is None else lepe_weight.contiguous()
-    problem = problem_of(qkv, routes, taps, num_heads, dim, region_h, region_w, scale, attend_padding)
+    taps = _taps_first(lepe_weight)
+    problem = problem_of(qkv, routes, lepe_weight, num_heads, dim, region_h, region_w, scale, attend_padding)
     grad_qkv, delta, starts = torch.empty_like(qkv), torch.empty_like(lse), None
     index = seen_by = bits
     if not problem.masked:

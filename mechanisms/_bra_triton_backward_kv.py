@@ -29,7 +29,7 @@ def backward_kv_kernel(
     qkv,  # (B, H, W, HEADS·(2·QK + V))
     index,  # (B, R·TOPK) int32 inverse lists, or (B, R, words) int32 bits where MASKED
     starts,  # (B, R + 1) int32, None where MASKED
-    lepe_weight,  # (HEADS·V, 1, LEPE, LEPE) or None
+    lepe_weight,  # (LEPE², HEADS·V) or None
     grad_out,  # (B, H, W, HEADS·V)
     lse,  # (B, HEADS, H·W) float32
     delta,  # (B, HEADS, H·W) float32
@@ -115,9 +115,9 @@ def backward_kv_kernel(
         grad_k += tl.dot(grad_logits.to(q.dtype), q, input_precision=PRECISION)
 
     if LEPE > 0:
-        taps = lepe_weight + head * V * LEPE * LEPE
+        taps = lepe_weight + head * V
         grad_v += convolve(
-            grad_map, taps, y, x, exists, height, width, HEADS * V, V, BLOCK_V, LEPE, True, BLOCK_N
+            grad_map, taps, y, x, exists, height, width, HEADS * V, HEADS * V, V, BLOCK_V, LEPE, True, BLOCK_N
         )
     grad_k_map = grad_qkv + first * CHANNELS + HEADS * QK + head * QK
     store_tokens(grad_k_map, token, exists, grad_k * scale, CHANNELS, QK, BLOCK_QK)

@@ -29,7 +29,7 @@ from attnbench.mechanisms._bra_triton_tiles import convolve, key_tile, load_toke
 def forward_kernel(
     qkv,  # (B, H, W, HEADS·(2·QK + V))
     index,  # (B, R, TOPK) int64, or (B, R, words) int32 where MASKED
-    lepe_weight,  # (HEADS·V, 1, LEPE, LEPE) or None
+    lepe_weight,  # (LEPE², HEADS·V) or None
     lepe_bias,  # (HEADS·V,) or None
     out,  # (B, H, W, HEADS·V)
     lse,  # (B, HEADS, H·W) float32: log2 of the sum of exp2
@@ -94,9 +94,9 @@ def forward_kernel(
 
     total = total / weight[:, None]
     if LEPE > 0:
-        taps = lepe_weight + head * V * LEPE * LEPE
+        taps = lepe_weight + head * V
         total += convolve(
-            v_map, taps, y, x, exists, height, width, CHANNELS, V, BLOCK_V, LEPE, False, BLOCK_M
+            v_map, taps, y, x, exists, height, width, CHANNELS, HEADS * V, V, BLOCK_V, LEPE, False, BLOCK_M
         )
         if lepe_bias is not None:
             d = tl.arange(0, BLOCK_V)

@@ -61,15 +61,16 @@ class Launch:
         self.kernel[(self.programs,)](*self.arguments, **self.constants, **options)
 
 
-# By kernel, bytes of an element (2 or 4) and head dim up to: the most queries and keys in a tile. The
-# backward kernels hold twice the matrices that the forward one holds.
+# By kernel, bytes of an element (2 or 4) and head dim up to: the most queries in a tile; the most keys where
+# several tiles of them are walked; and where all routed keys are one tile, which needs no second one in
+# flight. The gradient of keys and values holds a tile of keys and walks queries.
 LIMITS = {
-    ("forward", 2): {64: (64, 64), 128: (64, 64)},
-    ("forward", 4): {32: (64, 64), 64: (64, 32), 128: (32, 32)},
-    ("backward_q", 2): {64: (64, 64), 128: (64, 32)},
-    ("backward_q", 4): {32: (64, 32), 64: (32, 32), 128: (16, 32)},
-    ("backward_kv", 2): {64: (64, 64), 128: (32, 64)},
-    ("backward_kv", 4): {32: (32, 64), 64: (32, 32), 128: (16, 32)},
+    ("forward", 2): {64: (64, 64, 64), 128: (64, 64, 64)},
+    ("forward", 4): {32: (64, 32, 64), 64: (64, 32, 32), 128: (32, 32, 32)},
+    ("backward_q", 2): {64: (64, 64, 64), 128: (64, 32, 64)},
+    ("backward_q", 4): {32: (64, 32, 64), 64: (16, 32, 32), 128: (16, 32, 32)},
+    ("backward_kv", 2): {64: (32, 64, 64), 128: (32, 64, 64)},
+    ("backward_kv", 4): {32: (16, 64, 64), 64: (16, 32, 32), 128: (16, 16, 16)},
 }
 STAGES = 2
 
@@ -184,19 +185,29 @@ def choose_tiles(
     kernel: str, tokens: int, regions: int, topk: int, masked: bool, dim: int, element_bytes: int
 ) -> Tiles:
     """The largest tiles within ``LIMITS`` that the problem fills."""
-    limits = LIMITS[kernel, element_bytes]
-    most_queries, most_keys = next(limit for most, limit in limits.items() if dim <= most)
+    by_dim = LIMITS[kernel, element_bytes]
+    most_queries, most_keys, one_tile = next(limit for most, limit in by_dim.items() if dim <= most)
+    group, queries = 1, most_queries
     if masked:
         group = min(32, max(1, power_of_two(most_keys // tokens + 1) // 2), power_of_two(regions))
-        queries, keys = most_queries, max(16, power_of_two(group * tokens))
-        held = keys if kernel == "backward_kv" else queries
+        keys = power_of_two(group * tokens)
     elif kernel == "backward_kv":  # holds keys of one region, walks queries of those routed to it
-        group, queries = 1, max(16, min(most_queries, power_of_two(topk * tokens)))
-        keys = held = max(16, min(most_keys, power_of_two(tokens)))
+        keys, queries = min(most_keys, power_of_two(tokens)), min(most_queries, power_of_two(topk * tokens))
     else:
-        group, keys = 1, max(16, min(most_keys, power_of_two(topk * tokens)))
-        queries = held = max(16, min(most_queries, power_of_two(tokens)))
-    return Tiles(queries, keys, group, warps=min(4, held // 16), stages=STAGES)
+        routed = power_of_two(topk * tokens)
+        keys = routed if routed <= one_tile else most_keys
+        queries = min(most_queries, power_of_two(tokens))
+    queries, keys = max(16, queries), max(16, keys)
+    held = keys if kernel == "backward_kv" else queries
+    return Tiles(queries, keys, group, _warps(held, dim, element_bytes), STAGES)
+
+
+def _warps(rows: int, dim: int, element_bytes: int) -> int:
+    """Warps of a program that accumulates ``rows``: fewer rows a warp, the wider they are."""
+    row_bytes = dim * element_bytes
+    if row_bytes <= 128:  # head dim 32 in float32, 64 in 16 bits
+        return min(4, rows // (16 if element_bytes == 2 else 8))
+    return min(8, rows // (8 if row_bytes <= 256 else 4))
 
 
 def power_of_two(number: int) -> int:

@@ -149,6 +149,7 @@ def convolve(
     height,
     width,
     CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     KERNEL: tl.constexpr,
@@ -158,7 +159,8 @@ def convolve(
     """[BLOCK, BLOCK_D] in float32: the depth-wise convolution at (y, x) of D channels of a map.
 
     The KERNEL² reads of a token and its neighbours hit the L1 cache: from DRAM comes only the halo.
-    ``weight`` points to the first channel's taps, (D, KERNEL·KERNEL). TRANSPOSED for the gradient.
+    ``weight`` points to the first channel in (KERNEL², WIDTH): taps first, so that a tap of neighbouring
+    channels is one wide load. TRANSPOSED for the gradient.
     """
     d = tl.arange(0, BLOCK_D)
     total = tl.zeros((BLOCK, BLOCK_D), tl.float32)
@@ -169,6 +171,6 @@ def convolve(
         near_y, near_x = y + dy, x + dx
         near = exists & (near_y >= 0) & (near_y < height) & (near_x >= 0) & (near_x < width)
         tile = load_tokens(pointer, near_y * width + near_x, near, CHANNELS, D, BLOCK_D)
-        factor = tl.load(weight + d * (KERNEL * KERNEL) + tap, mask=d < D, other=0.0)
+        factor = tl.load(weight + tap * WIDTH + d, mask=d < D, other=0.0)
         total += tile.to(tl.float32) * factor.to(tl.float32)[None, :]
     return total

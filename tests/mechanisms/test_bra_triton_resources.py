@@ -1,0 +1,57 @@
+"""Every fused kernel of the Swin-T layout, compiled for GPUs that are not here."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from attnbench.harness.kernel_resources import missing
+from attnbench.results import bra_kernels
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=f"no kernel can be compiled: {missing()}")
+TABLE = Path(bra_kernels.__file__).with_name("kernels.csv")
+
+
+def recorded() -> list[dict[str, str]]:
+    with TABLE.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("capability", bra_kernels.CAPABILITIES)
+def test_forward_kernels_neither_spill_nor_crowd_and_all_read_wide(dtype, capability):
+    """float16 compiles to what bfloat16 does, instruction by instruction; the table holds it too."""
+    found = list(bra_kernels.rows(dtype, capability))
+    assert {row["stage"] for row in found} == {1, 2, 3, 4}
+    for row in found:
+        if row["kernel"] in ("bits", "inverse"):
+            continue
+        assert row["wide_loads"] >= 4, row
+        if row["kernel"] == "forward":
+            assert row["stack_bytes"] == row["spills"] == 0, row
+            assert row["registers"] <= 168, row
+        else:
+            assert row["spills"] == 0, row
+        if row["kernel"] != "backward_lepe":
+            assert row["products"] > 0, row  # the matrix units, float32 too
+
+
+def test_the_table_is_complete_and_keeps_to_the_limits():
+    """``python -m attnbench.results.bra_kernels`` writes it; compilers differ, so its numbers may too."""
+    table = recorded()
+    kernels = {"forward", "backward_q", "backward_kv", "backward_lepe"}
+    assert {
+        (row["capability"], row["dtype"], row["stage"], row["kernel"])
+        for row in table
+        if row["kernel"] in kernels
+    } == {
+        (capability, dtype, stage, kernel)
+        for capability in ("8.0", "9.0")
+        for dtype in bra_kernels.DTYPES
+        for stage in "1234"
+        for kernel in kernels
+    }
+    forward = [row for row in table if row["kernel"] == "forward"]
+    assert all(int(row["registers"]) <= 168 and row["stack_bytes"] == "0" for row in forward)
+    assert all(row["spills"] == "0" for row in table)
