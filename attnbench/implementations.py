@@ -67,8 +67,8 @@ def compile_module(module: "nn.Module") -> "nn.Module":
     """
     from attnbench.backends import require_compiler
 
-    require_compiler()
     if getattr(module, "impl", "eager") != "eager":
         raise ImplementationError(f"only eager modules are compiled, got impl={module.impl!r}")
+    require_compiler()
     module.compile(fullgraph=True)
     return module

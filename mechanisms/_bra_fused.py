@@ -4,18 +4,14 @@ Both take the arguments of the eager twin, :func:`_bra.map_attention`, and neith
 cannot take is an error with the reason.
 """
 
-import importlib
-import importlib.util
 from typing import Any
 
 from torch import Tensor
 
 from attnbench.errors import ImplementationError
-from attnbench.mechanisms import _bra_cpu
+from attnbench.mechanisms import _bra_cpu, _bra_triton
 
-_KERNELS: dict[str, Any] = {"cpu": _bra_cpu}
-if importlib.util.find_spec("attnbench.mechanisms._bra_triton"):
-    _KERNELS["cuda"] = importlib.import_module("attnbench.mechanisms._bra_triton")
+_KERNELS: dict[str, Any] = {"cpu": _bra_cpu, "cuda": _bra_triton}
 
 
 def unsupported(qkv: Tensor, **problem: Any) -> str:
