@@ -8,6 +8,7 @@ C^−1/2 in spite of the heads, and stage 4 is full attention; there BiFormer ke
 while here both stay the backbone's (see the options ``full_...``).
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -143,7 +144,7 @@ class BiLevelRoutingAttention(nn.Module):
         lepe = (None, None) if self.lepe is None else (self.lepe.weight, self.lepe.bias)
         impl = resolve(self, qkv, H, W)
         how: dict[str, Any] = {}
-        attention = _bra_fused.attention
+        attention: Callable[..., Tensor] = _bra_fused.attention
         if impl != "fused":
             attention = _bra.map_attention
             masked = impl == "masked" or (impl == "sdpa" and self._small(H, W))
