@@ -4,6 +4,7 @@ One JSON file per mechanism. A certificate holds for the source whose digest it 
 Written by ``attnbench check``; those of the shipped mechanisms lie in results/certificates. Needs no torch.
 """
 
+import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Iterable, Iterator
@@ -141,6 +142,14 @@ def _compared(results: "Iterable[Result]") -> dict[str, list[str]]:
         if result.check == "implementations_equal" and result.passed:
             return {impl: list(places) for impl, places in result.details.get("compared", {}).items()}
     return {}
+
+
+def identifier(name: str, digest: str, folder: Path | None = None) -> str:
+    """Sixteen hex digits of the certificate by which a source passed the suite; ``none`` if it did not."""
+    certificate = find(name, digest, folder)
+    if certificate is None or not (certificate.covers(digest) and certificate.passed):
+        return "none"
+    return hashlib.sha256(certificate.model_dump_json().encode()).hexdigest()[:16]
 
 
 def status(spec: MechanismSpec) -> str:

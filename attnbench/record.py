@@ -7,8 +7,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = 1
-"""Version of the record's form; a file with a higher one was written by a newer attnbench."""
+SCHEMA = 2
+"""Version of the record's form; a file with a higher one was written by a newer attnbench.
+
+1: the first. 2: digest of the layout, hash of the recipe, certificate, state of the process that measured,
+statuses ``crashed`` and ``timed_out``. Records of version 1 load as they are; what they do not say is empty.
+"""
+
+Status = Literal["ok", "failed", "out_of_memory", "crashed", "timed_out"]
+
+
+def digest(content: Any) -> str:
+    """Sixteen hex digits of what can be written as JSON; the same for equal content."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Cell(BaseModel):
@@ -37,13 +49,16 @@ class Cell(BaseModel):
     """What computer; empty where the number does not depend on it."""
     source: str = ""
     """Digest of the mechanism's file, so that an edited mechanism is measured anew."""
+    layout_digest: str = ""
+    """Digest of the layout's sizes, for the same reason."""
+    recipe: str = ""
+    """Hash of how it was trained, where it was; the recipe itself is in the measurement's details."""
     torch: str = ""
 
     def key(self) -> str:
         """Sixteen hex digits that identify the cell."""
         without = {"regime"} if not self.regime else None  # keys from before there were regimes still hold
-        text = json.dumps(self.model_dump(exclude=without), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(self.model_dump(exclude=without))
 
     @property
     def row(self) -> str:
@@ -70,10 +85,12 @@ class Measurement(BaseModel):
     name: str
     value: float | int | None = None
     unit: str = ""
-    status: Literal["ok", "failed", "out_of_memory"] = "ok"
+    status: Status = "ok"
     reason: str = ""
     implementation: str = ""
-    """What really ran."""
+    """What really ran; what was asked for is ``cell.impl``."""
+    certificate: str = ""
+    """Identifier of the certificate that covers the source and the options, ``none``, or empty if unknown."""
     samples: list[float] = Field(default_factory=list)
     spread: dict[str, float] = Field(default_factory=dict)
     details: dict[str, Any] = Field(default_factory=dict)

@@ -19,6 +19,10 @@ class Cause:
     status: Status
     reason: str
 
+    def __str__(self) -> str:
+        word = "" if self.status == "failed" else f"{self.status.replace('_', ' ')}: "
+        return f"{word}{self.reason}"
+
 
 def cause_of_error(error: BaseException) -> Cause:
     """Of an exception: its class and the first line of its message."""

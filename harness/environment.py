@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from attnbench.errors import AttnbenchError
+from attnbench.harness import clocks
 
 _LIBRARIES = ("torch", "timm", "torchvision", "numpy", "triton", "natten", "xformers")
 _ALLOCATOR = ("MALLOC_CONF", "LD_PRELOAD")
@@ -65,7 +66,7 @@ def allocator_is_pinned() -> bool:
 
 @functools.cache
 def describe(device: torch.device) -> dict[str, Any]:
-    """Device, library versions, precision and thread settings, commit: the provenance of a record."""
+    """Machine, device and its clocks, library versions, commit: the provenance that records share."""
     facts: dict[str, Any] = {
         "attnbench": _version("attnbench"),
         "python": platform.python_version(),
@@ -73,17 +74,29 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "cpu_count": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "thread_settings": {name: os.environ[name] for name in _THREADS if name in os.environ},
         "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
         "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
+        "driver": clocks.driver(),
+        "clocks": clocks.describe(_uuid(device)),
+    }
+    return facts | commit()
+
+
+def state() -> dict[str, Any]:
+    """What this process has set that bears on a number: precision, determinism, threads, allocator."""
+    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    return {
+        "threads": torch.get_num_threads(),
+        "affinity": affinity,
+        "thread_settings": {name: os.environ[name] for name in _THREADS if name in os.environ},
         "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
         "tf32_cudnn": torch.backends.cudnn.allow_tf32,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "allocator": _pinned | {name: os.environ[name] for name in _ALLOCATOR if name in os.environ},
     }
-    return facts | commit()
 
 
 @functools.cache
@@ -102,6 +115,16 @@ def commit() -> dict[str, Any]:
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def isolation(in_process: bool) -> dict[str, str]:
+    """Whether a cell shares its process with others, as a record says it."""
+    return {"isolation": "none" if in_process else "process"}
+
+
+def _uuid(device: torch.device) -> str | None:
+    """What NVML knows a GPU by: its numbering is not torch's where some are hidden."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
 
 
 def _version(package: str) -> str | None:

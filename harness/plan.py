@@ -10,12 +10,13 @@ import torch
 from attnbench import references
 from attnbench.errors import AttnbenchError
 from attnbench.harness import environment
+from attnbench.harness.isolation import InProcess, WorkerError, Workers
 from attnbench.harness.models.backbone import create_model
 from attnbench.harness.setting import Pins
 from attnbench.harness.timing.blocks import Effort
 from attnbench.harness.training.train import Recipe
 from attnbench.layouts import get_layout
-from attnbench.record import Cell
+from attnbench.record import Cell, digest
 from attnbench.registry import get
 
 ACCURACY_LAYOUT = "swin_pico"
@@ -23,16 +24,21 @@ ACCURACY_LAYOUT = "swin_pico"
 
 @dataclass(frozen=True)
 class Preset:
-    """How thoroughly to measure. ``budget_s`` is the time for one group of interleaved candidates."""
+    """How thoroughly to measure.
+
+    ``effort.budget_s`` is the time for one group of interleaved candidates, ``time_limit_s`` the time after
+    which the process of a cell is taken to hang.
+    """
 
     name: str
     effort: Effort
     recipe: Recipe
+    time_limit_s: float
 
 
 PRESETS = {
-    "quick": Preset("quick", Effort(0.3, 3, 15, 10.0), Recipe(epochs=4)),
-    "full": Preset("full", Effort(10.0, 15, 400, 180.0), Recipe(epochs=40)),
+    "quick": Preset("quick", Effort(0.3, 3, 15, 10.0), Recipe(epochs=4), 600.0),
+    "full": Preset("full", Effort(10.0, 15, 400, 180.0), Recipe(epochs=40), 3600.0),
 }
 
 
@@ -57,6 +63,14 @@ class Request:
     control: str = references.CONTROL
     regimes: tuple[str, ...] = ("fixed",)
     pins: Pins = field(default_factory=Pins)
+    in_process: bool = False
+    time_limit_s: float = 0.0
+    """For one cell; 0 for the preset's."""
+
+    @property
+    def limit_s(self) -> float:
+        """Seconds that one cell may take."""
+        return self.time_limit_s or self.preset.time_limit_s
 
 
 def plan(request: Request) -> Iterator[Cell]:
@@ -73,7 +87,7 @@ def plan(request: Request) -> Iterator[Cell]:
             }
             if metric in ("params", "macs"):
                 # the same on every machine: neither device nor versions are part of the key
-                yield Cell(**base, device="meta")
+                yield Cell(**_in_layout(base), device="meta")
                 continue
             base |= {
                 "seed": request.seed,
@@ -84,18 +98,18 @@ def plan(request: Request) -> Iterator[Cell]:
             if metric == "accuracy":
                 base |= {"layout": ACCURACY_LAYOUT, "resolution": get_layout(ACCURACY_LAYOUT).img_size}
                 base |= {"preset": request.preset.name, "batch_size": request.preset.recipe.batch_size}
-                yield Cell(**base, mode="train")
+                base |= {"recipe": digest(request.preset.recipe.describe())}
+                yield Cell(**_in_layout(base), mode="train")
                 continue
             for mode in request.modes:
                 for precision in request.precisions:
                     conditions = base | {"mode": mode, "precision": _precision(precision, request.pins)}
                     if metric == "throughput":
                         conditions["preset"] = request.preset.name
-                        yield from (
-                            Cell(**conditions, **_regime(regime, request)) for regime in request.regimes
-                        )
+                        for regime in request.regimes:
+                            yield Cell(**_in_layout(conditions), **_regime(regime, request))
                     else:
-                        yield Cell(**conditions, batch_size=request.batch_size)
+                        yield Cell(**_in_layout(conditions), batch_size=request.batch_size)
 
 
 def _measured(request: Request, metric: str) -> tuple[str, ...]:
@@ -116,6 +130,11 @@ def _regime(regime: str, request: Request) -> dict[str, Any]:
     return {"batch_size": batch, "regime": "" if regime == "fixed" else regime}
 
 
+def _in_layout(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a cell with the digest of the layout that they name."""
+    return fields | {"layout_digest": get_layout(fields["layout"]).digest()}
+
+
 def _identity(mechanism: str, request: Request) -> dict[str, Any]:
     """What tells one build of a mechanism from another; a reference has no implementations or options."""
     if references.is_reference(mechanism):
@@ -130,28 +149,48 @@ def usable(
     *,
     skip: bool,
     say: Callable[[str], None],
+    in_process: bool = False,
 ) -> Iterator[str]:
     """Those of the mechanisms that import and can be built so, known before the first hour.
+
+    One that takes its process with it is yielded: its cells will each say so.
 
     Args:
         mechanisms: names; references are usable everywhere.
         impl: implementation asked for.
         options: of the mechanisms.
         skip: pass over one that cannot be used and ``say`` why; otherwise raise.
+        in_process: build them in this process.
 
     Raises:
         AttnbenchError: a file fails to import, an option is wrong, or the implementation cannot run here.
     """
-    for name in mechanisms:
+    with InProcess(Builder) if in_process else Workers(Builder) as builder:
+        for name in mechanisms:
+            try:
+                why_not = builder.call("why_not", name, impl, options)
+            except WorkerError:
+                why_not = ""
+            if not why_not:
+                yield name
+            elif skip:
+                say(f"{name} is left out: {why_not}")
+            else:
+                raise AttnbenchError(why_not)
+
+
+class Builder:
+    """Builds mechanisms to see whether they can be."""
+
+    def why_not(self, name: str, impl: str, options: dict[str, Any]) -> str:
+        """Why a mechanism cannot be built; empty if it can."""
         if references.is_reference(name):
-            yield name
-            continue
+            return ""
         try:
             with torch.device("meta"):
                 create_model("swin_pico", name, impl=impl, **options)
         except AttnbenchError as error:
-            if not skip:
-                raise
-            say(f"{name} is left out: {error}")
-        else:
-            yield name
+            return str(error)
+        except Exception:  # a fault of the mechanism, not of what was asked for: its cells will say so
+            return ""
+        return ""

@@ -2,18 +2,18 @@
 
 import multiprocessing
 from multiprocessing import forkserver
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 
 PRELOADED = ("attnbench.__main__", "attnbench.harness.preloaded")
 
 
 def start_server() -> None:
     """Let the server begin its imports now, while this process still has its own to do."""
-    if context().get_start_method() == "forkserver":
+    if isinstance(context(), ForkServerContext):
         forkserver.ensure_running()
 
 
-def context() -> BaseContext:
+def context() -> ForkServerContext | SpawnContext:
     """Processes forked from a server, which has neither threads nor a CUDA context; spawned without one.
 
     torch's notes on multiprocessing allow CUDA in either, and in no process forked from one that has used it.

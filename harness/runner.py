@@ -1,22 +1,17 @@
 """From cells to records: skip what is measured, measure the rest, write each down."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
-from attnbench import store
-from attnbench.harness import environment, memory
-from attnbench.harness.counting import costs, parameters
-from attnbench.harness.models.backbone import executed_impl
-from attnbench.harness.models.build import Model, build
+from attnbench import certificates, references, store
+from attnbench.harness import environment
+from attnbench.harness.candidates import Candidates
+from attnbench.harness.deaths import cause_of_error
+from attnbench.harness.measures import TITLES, place
 from attnbench.harness.plan import Request, plan
-from attnbench.harness.setting import Setting, make_batch, make_step
 from attnbench.harness.timing.group import Group, groups, measure
-from attnbench.harness.timing.session import Session, Sessions
-from attnbench.harness.training import accuracy
 from attnbench.record import Cell, Measurement
 
 
@@ -77,7 +72,7 @@ def run(request: Request, progress: Progress) -> Summary:
 
 @dataclass
 class _Recorder:
-    """Writes the records of a cell, with the environment, in one piece."""
+    """Writes the records of cells, with their provenance, in one piece."""
 
     request: Request
     path: Path
@@ -86,116 +81,58 @@ class _Recorder:
     def write(self, *outcomes: tuple[Cell, Iterable[Measurement] | Exception]) -> None:
         """Write what was measured of one or more cells, or why it was not, all or nothing."""
         facts = environment.describe(self.request.device)
+        here = environment.state() | environment.isolation(self.request.in_process)
         lines: list[Measurement] = []
         failed: list[str] = []
         for cell, found in outcomes:
             if isinstance(found, Exception):
-                failure = self._failure(cell, found)
-                failed.append(f"{cell}: {failure.reason}")
-                found = [failure]
-            lines += [m.model_copy(update={"environment": facts}) for m in found]
+                cause = cause_of_error(found)
+                failed.append(f"{cell}: {cause}")
+                found = [
+                    Measurement.of(cell, cell.metric, None, "", status=cause.status, reason=cause.reason)
+                ]
+            certificate = _certificate(cell)
+            lines += [
+                m.model_copy(
+                    update={"environment": facts | (m.environment or here), "certificate": certificate}
+                )
+                for m in found
+            ]
         store.append(self.path, lines)
         self.summary.measured += len(outcomes)
         self.summary.failed += failed
 
-    def _failure(self, cell: Cell, error: Exception) -> Measurement:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        memory_ran_out = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        memory_ran_out |= "can't allocate memory" in str(error)  # torch on a CPU
-        status = "out_of_memory" if memory_ran_out else "failed"
-        return Measurement.of(cell, cell.metric, None, "", status=status, reason=reason)
+
+def _certificate(cell: Cell) -> str:
+    """Identifier of the certificate of what was measured; one is of a mechanism with its default options."""
+    if cell.options or references.is_reference(cell.mechanism):
+        return "none"
+    return certificates.identifier(cell.mechanism, cell.source)
 
 
 def _one_by_one(
     metric: str, cells: list[Cell], request: Request, recorder: _Recorder, progress: Progress
 ) -> None:
-    title, measure_one = _MEASURES[metric]
-    kept = _Kept(most=1)
-    progress.phase(title, len(cells))
-    for cell in cells:
-        try:
-            found = measure_one(cell, request, kept)
-        except Exception as error:
-            recorder.write((cell, error))
-        else:
-            recorder.write((cell, found))
-        progress.step(str(cell))
-
-
-@dataclass
-class _Kept:
-    """Models built before, for cells that differ in mode and precision only: building one is slow."""
-
-    most: int
-    models: dict[str, Model] = field(default_factory=dict)
-
-    def get(self, cell: Cell) -> Model:
-        """The model of a cell, without gradients of an earlier use."""
-        same = cell.model_copy(update={"mode": "", "precision": ""}).key()
-        if same not in self.models:
-            while len(self.models) >= self.most:
-                self.models.pop(next(iter(self.models)))
-            self.models[same] = build(cell)
-        self.models[same].zero_grad(set_to_none=True)
-        return self.models[same]
-
-
-def _params(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
-    with torch.device("meta"):
-        model = build(cell, "eager")
-    return [Measurement.of(cell, "parameters", parameters.measure(model), "parameters")]
-
-
-def _macs(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
-    return costs.measure(cell, lambda impl: build(cell, impl))
-
-
-def _memory(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
-    model = kept.get(cell)
-    setting = _setting(cell, request)
-    step = make_step(model, model.layout, setting)
-    inputs = sum(t.nbytes for t in make_batch(model.layout, setting))
-    found = memory.measure(step, model, request.device, inputs)
-    return [
-        Measurement.of(
-            cell,
-            "peak_memory",
-            found.peak,
-            "bytes",
-            implementation=executed_impl(model, setting),
-            details=found.details(),
-        )
-    ]
-
-
-def _accuracy(cell: Cell, request: Request, kept: _Kept) -> list[Measurement]:
-    model = build(cell)
-    percent, details = accuracy.measure(
-        model, cell.resolution, request.preset.recipe, request.device, cell.seed
-    )
-    return [Measurement.of(cell, "top1", percent, "%", implementation=executed_impl(model), details=details)]
-
-
-_MEASURES: dict[str, tuple[str, Callable[[Cell, Request, _Kept], list[Measurement]]]] = {
-    "params": ("parameters", _params),
-    "macs": ("MACs", _macs),
-    "memory": ("peak memory", _memory),
-    "accuracy": ("top-1 accuracy", _accuracy),
-}
+    progress.phase(TITLES[metric], len(cells))
+    with place(request) as bench:
+        for cell in cells:
+            try:
+                found = bench.call("measure", cell)
+            except Exception as error:
+                recorder.write((cell, error))
+            else:
+                recorder.write((cell, found))
+            progress.step(str(cell))
 
 
 def _together(planned: list[Cell], todo: list[Cell], recorder: _Recorder, progress: Progress) -> None:
     """Measure throughput by the group; a group with a cell to measure has its control, known or not."""
     request = recorder.request
     journal = request.out / "blocks" / recorder.path.name
-    sessions = Sessions(lambda cell: Session(cell, request.device))
     wanted = {cell.key() for cell in todo if cell.mechanism in request.mechanisms}
-    for members in groups(planned):
-        if any(cell.key() in wanted for cell in members):
-            chosen = [c for c in members if c.key() in wanted or c.mechanism == request.control]
-            group = Group(chosen, request.control, request.preset.effort, journal, request.force)
-            recorder.write(*measure(group, sessions.open, progress))
-
-
-def _setting(cell: Cell, request: Request) -> Setting:
-    return Setting(request.device, cell.mode, cell.precision, cell.batch_size, cell.resolution, cell.seed)
+    with Candidates(request) as candidates:
+        for members in groups(planned):
+            if any(cell.key() in wanted for cell in members):
+                chosen = [c for c in members if c.key() in wanted or c.mechanism == request.control]
+                group = Group(chosen, request.control, request.preset.effort, journal, request.force)
+                recorder.write(*measure(group, candidates.open, progress))

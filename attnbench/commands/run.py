@@ -38,6 +38,10 @@ METRICS = ("params", "macs", "memory", "throughput", "accuracy")
 @click.option("--preset", default="quick", show_default=True, help="quick or full: repeats and epochs.")
 @click.option("--seed", default="0", show_default=True, metavar="N", help="Of weights, inputs and training.")
 @click.option("--force", is_flag=True, help="Measure again what has a record.")
+@click.option(
+    "--time-limit", default="", metavar="SECONDS", help="Of one cell.  [default: 600; 3600 with full]"
+)
+@click.option("--in-process", is_flag=True, help="Measure here, not in a fresh process for each cell.")
 @click.option("--out", default=DEFAULT_OUT, show_default=True, metavar="DIR", help="Where records are kept.")
 @timing_options
 @plugin_option
@@ -55,6 +59,8 @@ def command(
     preset: str,
     seed: str,
     force: bool,
+    time_limit: str,
+    in_process: bool,
     out: str,
     **timing: Any,
 ) -> None:
@@ -78,6 +84,8 @@ def command(
         "impl": impl,
         "options": dict(option(setting) for setting in settings),
         "force": force,
+        "in_process": in_process,
+        "time_limit_s": float(positive("time-limit", time_limit, 0)),
         "out": Path(out),
         **of_timing,
     }
@@ -93,6 +101,10 @@ def _run(
 ) -> None:
     """The part of ``run`` that needs torch; ``named``: the user chose the mechanisms."""
     before_torch()
+    from attnbench.harness import processes
+
+    if not chosen["in_process"]:
+        processes.start_server()
     from attnbench.harness import environment, plan, runner
     from attnbench.harness.setting import Pins
     from attnbench.progress import make_progress
@@ -102,7 +114,14 @@ def _run(
     pins.apply()  # before anything asks how many threads there are
     batch = batch or (64 if where.type == "cuda" else 1)
     chosen["mechanisms"] = tuple(
-        plan.usable(chosen["mechanisms"], chosen["impl"], chosen["options"], skip=not named, say=warn)
+        plan.usable(
+            chosen["mechanisms"],
+            chosen["impl"],
+            chosen["options"],
+            skip=not named,
+            say=warn,
+            in_process=chosen["in_process"],
+        )
     )
     effort = _timing.with_budget(plan.PRESETS[preset], timing["budget"])
     request = plan.Request(**chosen, device=where, batch_size=batch, preset=effort, pins=pins)

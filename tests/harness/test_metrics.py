@@ -75,6 +75,7 @@ def test_training_that_diverges_is_an_error() -> None:
 
 
 def test_environment_says_what_matters() -> None:
-    facts = environment.describe(CPU)
+    facts = environment.describe(CPU) | environment.state()
     assert facts["libraries"]["torch"] == torch.__version__.partition("+")[0] or facts["libraries"]["torch"]
     assert {"threads", "tf32_matmul", "tf32_cudnn", "deterministic", "allocator", "device_name"} <= set(facts)
+    assert {"affinity", "cudnn_benchmark", "float32_matmul_precision", "clocks", "driver"} <= set(facts)
