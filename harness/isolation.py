@@ -134,7 +134,7 @@ class Worker:
     def _tail(self) -> str:
         """The end of what the process wrote to stdout and stderr."""
         size = os.fstat(self._log).st_size
-        return os.pread(self._log, 8192, max(0, size - 8192)).decode(errors="replace")
+        return os.pread(self._log, 2**16, max(0, size - 2**16)).decode(errors="replace")
 
 
 class InProcess:
