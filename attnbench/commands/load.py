@@ -1,8 +1,12 @@
 """``attnbench load``: weights of other implementations."""
 
+from pathlib import Path
+
 import click
 
 from attnbench.commands._arguments import option, plugin_option
+from attnbench.configurations import find
+from attnbench.errors import AttnbenchError
 
 
 @click.command()
@@ -21,10 +25,10 @@ def command(
     MODEL is a configuration (biformer_s, swin_t) or <layout>_<mechanism> (swin_t_bra). Only tensors are
     read: no code in the file runs.
     """
-    from attnbench.configurations import find
-
     layout, mechanism, options = find(model)
     options = {**options, **dict(option(setting) for setting in settings)}
+    if not Path(checkpoint).is_file():  # before torch is imported, which takes seconds
+        raise AttnbenchError(f"there is no file {checkpoint}; give the path of a checkpoint")
     from attnbench import create_model
     from attnbench.harness.models.checkpoints import load_checkpoint
     from attnbench.harness.models.weights import write_state_dict

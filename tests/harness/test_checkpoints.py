@@ -20,7 +20,8 @@ from attnbench import AttnbenchError, UnknownNameError, create_model, get
 from attnbench.__main__ import main
 from attnbench.configurations import CONFIGURATIONS
 from attnbench.harness.models.backbone import Backbone
-from attnbench.harness.models.checkpoints import CheckpointError, fit, load_checkpoint, recognise
+from attnbench.harness.models.checkpoints import CheckpointError, fit, load_checkpoint
+from attnbench.harness.models.key_maps import recognise
 from attnbench.harness.models.weights import read_state_dict
 from attnbench.layouts import LAYOUTS, Layout
 
