@@ -121,7 +121,7 @@ def executed_impl(model: "Model", setting: Setting | None = None) -> str:
     device, dtype, training, size = first.device, first.dtype, model.training, model.layout.img_size
     if setting is not None:
         device, training, size = setting.device, setting.mode == "train", setting.resolution
-        dtype = torch.bfloat16 if setting.precision == "amp" else dtype
+        dtype = torch.bfloat16 if setting.precision.startswith("amp") else dtype
     found = {
         executed(attention, device, dtype, site.height, site.width, training)
         for site, attention in zip(model.layout.sites(size, size), model.attentions(), strict=True)
