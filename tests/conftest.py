@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items:
                 if item.get_closest_marker("gpu"):
                     item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none is here"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """Add what speed depends on, so that pytest-benchmark says when unlike machines are compared.
+
+    Asked for before the first benchmark and after the last; so nothing that a benchmark changes is in it.
+    """
+    from attnbench.harness import environment
+
+    facts = environment.describe(environment.resolve_device("auto"))
+    machine_info["attnbench"] = {name: facts[name] for name in ("device_name", "threads", "libraries")}
 
 
 def _asked_for(config: pytest.Config, folder: Path) -> bool:

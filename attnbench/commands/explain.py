@@ -80,9 +80,11 @@ def command(
         raise AttnbenchError(f"{mechanism} is a reference model: it takes no --impl and no --set")
     before_torch()
     from attnbench.harness import environment
+    from attnbench.harness.setting import Pins
 
     where = environment.resolve_device(device)
     environment.pin_allocator()
+    Pins().apply()
     conditions: dict[str, Any] = {
         "layout": layout,
         "metric": "explain",

@@ -1,13 +1,20 @@
 """Peak memory and its parts, on steps whose every tensor is known."""
 
+import csv
+import io
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 from attnbench import AttnbenchError, create_model
+from attnbench.commands import memory as memory_command
 from attnbench.harness import memory
+from attnbench.harness.memory import sweep
 from attnbench.harness.setting import Setting, make_batch, make_step
 from attnbench.layouts import SWIN_PICO
 
@@ -125,6 +132,55 @@ class NeedsNumbers(nn.Module):
 def test_a_model_that_needs_numbers_cannot_be_estimated() -> None:
     with pytest.raises(AttnbenchError, match="fails on fake tensors"):
         memory.estimate(NeedsNumbers, SWIN_PICO, Setting(CPU, "infer", "fp32", 1, 28))
+
+
+def command(*arguments: str) -> str:
+    result = CliRunner().invoke(memory_command.command, ["identity", "--layout", "swin_pico", *arguments])
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+def test_memory_over_resolutions_is_measured_and_estimated() -> None:
+    rows = list(csv.DictReader(io.StringIO(command("--resolutions", "28,56", "--format", "csv"))))
+    assert [(row["resolution"], row["figure"]) for row in rows] == [
+        (side, figure) for side in ("28", "56") for figure in ("measured", "estimate")
+    ]
+    for row in rows:
+        assert sum(int(row[part]) for part in memory.PARTS) == int(row["peak"])
+        assert "harness/models/" in row["line"]
+    assert int(rows[2]["saved"]) > 3 * int(rows[0]["saved"])
+
+
+def test_a_step_that_would_not_fit_is_estimated_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "available", lambda device: 2**20)
+    text = command()
+    assert "| 28 | estimate |" in text
+    assert "| 28 | measured |" not in text
+    assert "not run: 0.0 GiB of memory are free" in text
+    assert "not run" not in command("--estimate")
+
+
+def test_memory_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    command("--estimate", "--plot", str(tmp_path / "memory.svg"))
+    assert "workspace" in (tmp_path / "memory.svg").read_text()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(AttnbenchError, match=r"install attnbench\[report\]"):
+        command("--estimate", "--plot", str(tmp_path / "memory.svg"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--resolutions", "28,big"], "--resolutions must be a whole number"),
+        (["--mode", "both"], "unknown mode"),
+        (["--layout", "swin_x"], "unknown layout"),
+    ],
+)
+def test_mistakes_are_told(arguments: list[str], says: str) -> None:
+    with pytest.raises(AttnbenchError, match=says):
+        command(*arguments)
 
 
 @pytest.mark.gpu
