@@ -5,6 +5,7 @@ import click
 from attnbench import registry
 from attnbench.commands._arguments import names, plugin_option
 from attnbench.layouts import get_layout
+from attnbench.rungs import RUNGS
 
 
 @click.command()
@@ -21,7 +22,7 @@ def command(mechanisms: str, layout: str) -> None:
     chosen = names("mechanism", mechanisms, registry.names()) or tuple(registry.names())
     where = get_layout(layout).name
     from attnbench.errors import AttnbenchError
-    from attnbench.harness.models.rungs import RUNGS, parameters
+    from attnbench.harness.models.rungs import parameters
 
     click.echo(f"| mechanism | {' | '.join(RUNGS)} |\n|---|{'---:|' * len(RUNGS)}")
     notes: dict[str, int] = {}

@@ -16,6 +16,7 @@ from attnbench.commands._arguments import (
     write,
 )
 from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.rungs import AUTHORS, RUNGS
 
 if TYPE_CHECKING:
     from attnbench.record import Measurement
@@ -35,6 +36,7 @@ TABLES = ("ablation", "table1", "table5", "table6", "table7", "figure1", "classi
 )
 @click.option("--device", default="", help="Device to show.  [default: the newest record's]")
 @click.option("--explain", nargs=2, metavar="ROW COLUMN", help="Tell where one cell comes from.")
+@click.option("--rung", default="", help="ablation, table5: bare, bias, local or authors (docs/ladder.md).")
 @click.option("--fill", is_flag=True, help="Count the parameters and MACs that have no record, first.")
 @click.option("--plot", default="", metavar="FILE", help="figure1: draw it (needs matplotlib).")
 @plugin_option
@@ -47,6 +49,7 @@ def command(
     resolution: str,
     device: str,
     explain: tuple[str, str] | None,
+    rung: str,
     fill: bool,
     plot: str,
 ) -> None:
@@ -60,12 +63,12 @@ def command(
         raise UnknownNameError("table", name, TABLES)
     size = positive("resolution", resolution, 0)
     format_name(form)
-    _check(name, layout, size, fill, plot)
+    _check(name, layout, size, fill, plot, rung)
     folder = Path(records or f"{DEFAULT_OUT}/records")
     if fill:
-        _fill(name, folder)
+        _fill(name, folder, rung)
     found = _read(folder, must=bool(records) or name == "ablation")
-    table = _build(name, found, layout, size, device)
+    table = _build(name, found, layout, size, device, rung)
     if plot:
         from attnbench.tables.throughput_plot import plot as draw
 
@@ -91,7 +94,7 @@ def ablation(records: Path, form: str, layout: str | None, resolution: int | Non
     return render.render(tables.ablation(found, layout=layout, resolution=resolution, device=device), form)
 
 
-def _check(name: str, layout: str, size: int, fill: bool, plot: str) -> None:
+def _check(name: str, layout: str, size: int, fill: bool, plot: str, rung: str) -> None:
     """Raise AttnbenchError for options that a table does not have."""
     if name != "ablation" and (layout or size):
         raise AttnbenchError(
@@ -99,6 +102,10 @@ def _check(name: str, layout: str, size: int, fill: bool, plot: str) -> None:
         )
     if name == "ablation" and fill:
         raise AttnbenchError("ablation shows what there is; 'attnbench run --metrics params,macs' adds to it")
+    if rung and rung not in RUNGS:
+        raise UnknownNameError("rung", rung, RUNGS)
+    if rung and name not in ("ablation", "table5"):
+        raise AttnbenchError(f"{name} compares whole models; --rung is of ablation and table5")
     if plot:
         if name != "figure1":
             raise AttnbenchError(f"--plot draws figure1, got {name}; 'attnbench complexity' has a plot too")
@@ -117,18 +124,26 @@ def _read(folder: Path, must: bool) -> "list[Measurement]":
     return []
 
 
-def _build(name: str, found: "Sequence[Measurement]", layout: str, size: int, device: str) -> "Table":
+def _build(
+    name: str, found: "Sequence[Measurement]", layout: str, size: int, device: str, rung: str
+) -> "Table":
     from attnbench import tables
 
     if name == "ablation":
-        return tables.ablation(found, layout=layout or None, resolution=size or None, device=device or None)
+        return tables.ablation(
+            found,
+            layout=layout or None,
+            resolution=size or None,
+            device=device or None,
+            rung=rung or AUTHORS,
+        )
     from attnbench.tables.beside import beside
     from attnbench.tables.papers import get_paper_table
 
-    return beside(get_paper_table(name), found, device or None)
+    return beside(get_paper_table(name).on_rung(rung or AUTHORS), found, device or None)
 
 
-def _fill(name: str, folder: Path) -> None:
+def _fill(name: str, folder: Path, rung: str) -> None:
     """Count what has no record yet, and append it to the records."""
     if folder.name != "records":
         raise AttnbenchError(
@@ -138,7 +153,7 @@ def _fill(name: str, folder: Path) -> None:
     from attnbench.tables.beside import beside, missing_static
     from attnbench.tables.papers import get_paper_table
 
-    spec = get_paper_table(name)
+    spec = get_paper_table(name).on_rung(rung or AUTHORS)
     ours = {line.name: line.model for line in spec.lines() if line.model}
     found = store.read(folder, warn) if folder.exists() else []
     models = [ours[row] for row in missing_static(beside(spec, found), list(ours))]

@@ -14,6 +14,7 @@ from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.published import Figure, of_mechanisms
 from attnbench.record import Measurement
 from attnbench.render import Column, Table
+from attnbench.rungs import AUTHORS, on_rung
 from attnbench.tables.measured import add_measured
 
 
@@ -23,6 +24,7 @@ def ablation(
     layout: str | None = None,
     resolution: int | None = None,
     device: str | None = None,
+    rung: str = AUTHORS,
     certified: Callable[[str, str], bool] = certificates.is_valid,
 ) -> Table:
     """The ablation table of attention mechanisms, after BiFormer's Table 5.
@@ -30,6 +32,7 @@ def ablation(
     Args:
         records: measurements, oldest first.
         layout, resolution, device: which to show; by default those of the newest record.
+        rung: of the isolation ladder; records of other rungs are left out, unless it is ``authors``.
         certified: whether a mechanism's source, given by name and digest, passed ``attnbench check``.
 
     Returns:
@@ -38,6 +41,8 @@ def ablation(
     Raises:
         AttnbenchError: no record fits.
     """
+    if rung != AUTHORS:
+        records = on_rung(records, rung)
     static = [m for m in records if m.cell.metric != "accuracy"] or list(records)
     layouts = {m.cell.layout for m in static}
     if layout is not None and layout not in layouts:
@@ -52,9 +57,11 @@ def ablation(
     if not chosen:
         raise AttnbenchError("no record fits; run 'attnbench run' first, or ask for other conditions")
     title = f"Attention mechanisms in {layout}, {size} × {size} px"
+    if rung != AUTHORS:
+        title += f", rung {rung}; published accuracy is of the authors' models"
     table = Table([], pd.DataFrame(), title=title, layout=layout, resolution=size)
     add_measured(table, chosen, lambda cell: cell.row, _table_5_order)
-    _add_published(table)
+    _add_published(table, sizes=rung == AUTHORS)
     _add_certified(table, certified)
     return table
 
@@ -64,9 +71,9 @@ def published(metric: str) -> dict[str, Figure]:
     return of_mechanisms(metric)
 
 
-def _add_published(table: Table) -> None:
+def _add_published(table: Table, sizes: bool) -> None:
     """Published columns; a measured figure that does not round to the published one gets the reason why."""
-    of_layout = "parameters" in table.raw and table.layout == "swin_t" and table.resolution == 224
+    of_layout = sizes and "parameters" in table.raw and table.layout == "swin_t" and table.resolution == 224
     for metric, heading, measured, scale in _PUBLISHED_COLUMNS:
         if measured and not (of_layout and measured in table.raw):
             continue  # the figure belongs to the Swin-T layout at 224 × 224

@@ -5,12 +5,13 @@ row is named in :mod:`attnbench.configurations`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attnbench.configurations import CONFIGURATIONS, PUBLISHED, Configuration
 from attnbench.errors import UnknownNameError
 from attnbench.published import Figure, figures
 from attnbench.references import CONTROL, TITLES
+from attnbench.rungs import AUTHORS
 
 RESOLUTION = 224
 """Pixels a side of every model of these tables."""
@@ -46,6 +47,7 @@ class PaperTable:
         sizes: keys of lines elsewhere that give parameters and FLOPs of rows, where the table gives none.
         settings: modes and precisions of which memory and throughput have columns in any case.
         relative_to: row whose throughput the others' is divided by, since the hardware differs.
+        rung: of the isolation ladder that the models stand on; see :meth:`on_rung`.
     """
 
     name: str
@@ -56,6 +58,14 @@ class PaperTable:
     sizes: Mapping[str, str] = field(default_factory=dict)
     settings: tuple[tuple[str, str], ...] = (("infer", "fp32"),)
     relative_to: str = ""
+    rung: str = AUTHORS
+
+    def on_rung(self, rung: str) -> "PaperTable":
+        """The table with every mechanism on a rung of the isolation ladder, in the layout of Swin-T."""
+        if rung == AUTHORS:
+            return self
+        title = f"{self.title}, rung {rung}; published accuracy is of the authors' models"
+        return replace(self, rung=rung, more={}, sizes={}, title=title)
 
     def lines(self) -> list[Line]:
         """The rows: the paper's in its order, further ones, and the control."""
@@ -72,7 +82,19 @@ class PaperTable:
                 found[elsewhere[figure.key]].setdefault(column_of_figure(figure), figure)
         lines = [Line(name, names[name], CONFIGURATIONS.get(name), found[name]) for name in found]
         lines += [Line(name, title, CONFIGURATIONS[name]) for name, title in self.more.items()]
+        if self.rung != AUTHORS:
+            lines = [_stand(line, self.rung) for line in lines]
         return [*lines, Line(CONTROL, TITLES[CONTROL], Configuration("swin_t", CONTROL))]
+
+
+def _stand(line: Line, rung: str) -> Line:
+    """A row on a rung, where all stand alike: in one layout, with the mechanism's own options.
+
+    Published sizes are of other models then, and are left out.
+    """
+    model = line.model and Configuration("swin_t", line.model.mechanism, {"rung": rung})
+    figures = {name: f for name, f in line.figures.items() if f.metric not in ("params", "macs")}
+    return replace(line, model=model, figures=figures)
 
 
 def column_of_figure(figure: Figure) -> str:

@@ -24,6 +24,7 @@ from attnbench.harness.setting import Setting
 from attnbench.implementations import executed
 from attnbench.layouts import Layout, get_layout
 from attnbench.registry import MechanismSpec, Site, get
+from attnbench.rungs import AUTHORS
 
 if TYPE_CHECKING:
     from attnbench.harness.models.build import Model
@@ -86,7 +87,7 @@ def create_model(
     head = {key: options.pop(key) for key in _HEAD_OPTIONS if key in options}
     if "img_size" in sizes:
         sizes["img_size"] = _one_side(sizes["img_size"])
-    spec = climb(get(mechanism), options.pop("rung", "authors"))
+    spec = climb(get(mechanism), options.pop("rung", AUTHORS))
     model = Backbone(replace(chosen, **sizes), spec, impl=impl, options=options, **head)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)

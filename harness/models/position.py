@@ -56,7 +56,8 @@ class FourierBias(nn.Module):
         return (self.queries(offsets) * self.keys(torch.zeros_like(offsets))).sum(-1)
 
     def _waves(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        phase = (positions.to(self.frequencies.dtype) @ self.frequencies.T).unsqueeze(-2)
+        y, x = positions.to(self.frequencies.dtype)[..., None, None, :].unbind(-1)  # each (..., 1, 1)
+        phase = y * self.frequencies[:, 0] + x * self.frequencies[:, 1]
         return phase.cos(), phase.sin()  # each (..., 1, 16)
 
 

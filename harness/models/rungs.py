@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.harness.models.position import CHANNELS, Coded, FourierBias, Uncoded
 from attnbench.registry import MechanismSpec, Site
+from attnbench.rungs import AUTHORS, RUNGS
 
-RUNGS = ("bare", "bias", "local", "authors")
 LOCAL_KERNEL = 5
 _OFF: dict[str, Any] = {
     "position_bias": False,
@@ -38,7 +38,7 @@ _PROJECTIONS = (("qkv",), ("q", "kv"), ("q", "k", "v"), ("q_proj", "k_proj", "v_
 class RungSpec(MechanismSpec):
     """A mechanism on a rung: it builds other modules; all else is the mechanism's own."""
 
-    rung: str = "authors"
+    rung: str = AUTHORS
 
     def build(self, site: Site, impl: str = "auto", **overrides: Any) -> nn.Module:
         """Make the module for one site, as :meth:`MechanismSpec.build` does.
@@ -46,7 +46,7 @@ class RungSpec(MechanismSpec):
         Raises:
             AttnbenchError: the mechanism cannot stand on the rung; the message says why.
         """
-        if self.rung == "authors":
+        if self.rung == AUTHORS:
             return super().build(site, impl, **overrides)
         if self.rung == "bare":
             return self.bare(site, impl, **overrides)
@@ -143,6 +143,20 @@ class Biased(nn.Module):
             owner: Any = next(part for part in around if isinstance(getattr(part, "proj", None), nn.Linear))
             owner.proj = Uncoded(owner.proj, heads)
         self.attn, self.impl = host, "eager"
+        wider = CHANNELS / head_dim  # how much the codes add to each product of the attention
+        self._wider = {"attention": 1 + (wider if host is bare else wider / 2), "routing": 1 + wider}
+        self._formula = getattr(bare, "macs", None)
+
+    def macs(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds per image by phase, those of the codes included.
+
+        Raises:
+            AttnbenchError: the mechanism declares no formula.
+        """
+        if self._formula is None:
+            raise AttnbenchError("the mechanism has no method macs(height, width): no formula")
+        cost: dict[str, int] = self._formula(height, width)
+        return {phase: round(macs * self._wider.get(phase, 1)) for phase, macs in cost.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
@@ -155,8 +169,14 @@ class WithLocal(nn.Module):
 
     def __init__(self, attn: nn.Module, dim: int) -> None:
         super().__init__()
-        self.attn, self.impl = attn, getattr(attn, "impl", "eager")
+        self.attn, self.impl = attn, "eager"
         self.local = nn.Conv2d(dim, dim, LOCAL_KERNEL, padding=LOCAL_KERNEL // 2, groups=dim)
+
+    def macs(self, height: int, width: int) -> dict[str, int]:
+        """Multiply-adds per image by phase: the module's, and 25·N·C more of phase ``local``."""
+        cost: dict[str, int] = self.attn.macs(height, width)  # type: ignore[operator]
+        branch = LOCAL_KERNEL**2 * height * width * self.local.in_channels
+        return {**cost, "local": cost.get("local", 0) + branch}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.harness.counting import macs
 from attnbench.harness.models.backbone import create_model
 from attnbench.harness.models.rungs import _projections, climb
 from attnbench.registry import Site, get
@@ -105,3 +106,12 @@ def test_what_cannot_stand_on_a_rung_says_why() -> None:
     with pytest.raises(UnknownNameError, match="unknown rung 'bais'"):
         _on("full", "bais")
     assert _projections(nn.Linear(2, 2))[1] == ()
+
+
+@pytest.mark.parametrize("rung", ["bare", "bias", "local"])
+@pytest.mark.parametrize("name", ["bra", "full", "shifted_window", "spatially_separable", "cross_shaped"])
+def test_formula_equals_count_on_every_rung(name: str, rung: str) -> None:
+    with torch.device("meta"):
+        model, image = create_model("swin_pico", name, impl="eager", rung=rung), torch.zeros(1, 1, 28, 28)
+    assert sum(model.macs(28, 28).values()) == macs.count(model, image)
+    assert sum(model.macs_backward(28, 28).values()) == macs.count_backward(model, image).macs
