@@ -83,6 +83,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attnbench"
 
 
+@functools.cache
 def thread_pool() -> int:
     """Address of ``GOMP_parallel`` in the OpenMP library that torch has loaded; 0 where it has none.
 

@@ -36,8 +36,8 @@ struct Workspace {
     query = parts.take(kRegionRows * wk);
     grad = parts.take(kRegionRows * wv);
     grad_query = parts.take(kRegionRows * wk);
-    weights = parts.take(kRegionRows * kKeys);
-    slopes = parts.take(kRegionRows * kKeys);
+    weights = parts.take(kQueries * kKeys);
+    slopes = parts.take(kQueries * kKeys);
     size = parts.size;
   }
 };
@@ -76,7 +76,9 @@ struct Row {
     }
   }
 
-  void relative(float* logits, int stride) const {
+  // What add() makes of logits, with what is known once all keys were seen.
+  void relative(float* logits, int count, int stride) const {
+    std::fill(logits + count, logits + stride, -std::numeric_limits<float>::infinity());
     for (int i = 0; i < stride; i += kLanes) store(logits + i, exp_negative(load(logits + i) - largest));
   }
 };
@@ -119,20 +121,39 @@ class Task {
       const int* place = g_.place.data() + g_.first[region] + begin;
       read_rows(map_.q, place, queries, w_.query, p_.scale);
       read_rows(out_, place, queries, w_.grad);
-      std::fill(w_.grad_query, w_.grad_query + kRegionRows * map_.q.width(), 0.0f);
+      std::fill(w_.grad_query, w_.grad_query + round_up(queries, kQueries) * map_.q.width(), 0.0f);
       Row rows[kRegionRows];
-      for (int64_t key = 0; key < routed.total; key += kKeys) {
-        if (!once) take(routed, key);
-        logits(routed, queries);
-        for (int q = 0; q < queries; ++q)
-          rows[q].add(w_.weights + q * routed.stride, w_.slopes + q * routed.stride, routed.count, routed.stride);
-      }
-      for (int64_t key = 0; key < routed.total; key += kKeys) {
-        if (!once) retake(routed, key, queries, rows);
-        propagate(routed, queries, rows);
-      }
+      if (once) attend_once(routed, queries, rows);
+      else attend_twice(routed, queries, rows);
       for (int q = 0; q < queries; ++q)
         write_row<T>(grad_map_.q.at(place[q]), map_.q.count(), w_.grad_query + q * map_.q.width(), p_.scale, nullptr);
+    }
+  }
+
+  void attend_once(const Routed& routed, int queries, Row* rows) {
+    for (int q = 0; q < queries; q += kQueries) {
+      logits(q);
+      add(routed, rows + q);
+      propagate(routed, q, rows + q);
+    }
+  }
+
+  // Where not all keys can be taken at once.
+  void attend_twice(Routed& routed, int queries, Row* rows) {
+    for (int64_t key = 0; key < routed.total; key += kKeys) {
+      take(routed, key);
+      for (int q = 0; q < queries; q += kQueries) {
+        logits(q);
+        add(routed, rows + q);
+      }
+    }
+    for (int64_t key = 0; key < routed.total; key += kKeys) {
+      take(routed, key);
+      for (int q = 0; q < queries; q += kQueries) {
+        logits(q);
+        for (int i = 0; i < kQueries; ++i) rows[q + i].relative(w_.weights + i * routed.stride, routed.count, routed.stride);
+        propagate(routed, q, rows + q);
+      }
     }
   }
 
@@ -142,32 +163,25 @@ class Task {
     routed.gather(w_.value_columns, map_.v.count(), w_.value_panel, values_);
   }
 
-  // Logits and dP of the keys taken.
-  void logits(const Routed& routed, int queries) {
-    const int stride = routed.stride;
-    for (int q = 0; q < queries; q += kQueries) {
-      scores_of(w_.query + q * map_.q.width(), map_.q.width(), keys_, map_.q.count(), w_.weights + q * stride);
-      scores_of(w_.grad + q * out_.width(), out_.width(), values_, out_.count(), w_.slopes + q * stride);
-    }
+  // Logits and dP of four queries and the keys taken.
+  void logits(int q) {
+    scores_of(w_.query + q * map_.q.width(), map_.q.width(), keys_, map_.q.count(), w_.weights);
+    scores_of(w_.grad + q * out_.width(), out_.width(), values_, out_.count(), w_.slopes);
   }
 
-  // The second time that keys are gone through.
-  void retake(Routed& routed, int64_t begin, int queries, const Row* rows) {
-    take(routed, begin);
-    logits(routed, queries);
-    for (int q = 0; q < queries; ++q) rows[q].relative(w_.weights + q * routed.stride, routed.stride);
+  void add(const Routed& routed, Row* rows) {
+    const int stride = routed.stride;
+    for (int i = 0; i < kQueries; ++i) rows[i].add(w_.weights + i * stride, w_.slopes + i * stride, routed.count, stride);
   }
 
   // From weights and dP to what they add to the gradients of q, k and v.
-  void propagate(const Routed& routed, int queries, const Row* rows) {
-    const int stride = routed.stride;
-    for (int q = 0; q < queries; ++q) rows[q].finish(w_.weights + q * stride, w_.slopes + q * stride, stride);
-    constexpr float keep[kQueries] = {1.0f, 1.0f, 1.0f, 1.0f};
-    for (int q = 0; q < queries; q += kQueries)
-      add_values(w_.slopes + q * stride, stride, routed.row, routed.count, w_.keys, map_.k.width(), keep,
-                 w_.grad_query + q * map_.q.width());
-    scatter_rows(w_.slopes, stride, routed.row, routed.count, queries, w_.query, map_.q.width(), w_.grad_keys);
-    scatter_rows(w_.weights, stride, routed.row, routed.count, queries, w_.grad, out_.width(), w_.grad_values);
+  void propagate(const Routed& routed, int q, const Row* rows) {
+    const int stride = routed.stride, count = routed.count;
+    for (int i = 0; i < kQueries; ++i) rows[i].finish(w_.weights + i * stride, w_.slopes + i * stride, stride);
+    const int width = map_.q.width(), from = q * width;
+    add_and_scatter(w_.slopes, stride, routed.row, count, w_.keys, w_.query + from, width, w_.grad_query + from,
+                    w_.grad_keys);
+    scatter_rows(w_.weights, stride, routed.row, count, w_.grad + q * out_.width(), out_.width(), w_.grad_values);
   }
 
   // LePE's own gradients, and what its input's gradient needs.

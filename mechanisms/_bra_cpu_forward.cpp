@@ -94,7 +94,7 @@ class Task {
       read_rows(map_.q, place, queries, w_.query, p_.scale);
       float largest[kRegionRows], total[kRegionRows] = {};
       std::fill(largest, largest + kRegionRows, -std::numeric_limits<float>::infinity());
-      std::fill(w_.sums, w_.sums + kRegionRows * out_.width(), 0.0f);
+      std::fill(w_.sums, w_.sums + round_up(queries, kQueries) * out_.width(), 0.0f);
       for (int64_t key = 0; key < routed.total; key += kKeys) {
         if (begin == 0 || routed.total > kKeys) {
           routed.take(key);

@@ -1,8 +1,9 @@
 // The small matrix products that bi-level routing attention is made of, on tiles that lie in cache.
 //
-// Each keeps a block of sums in registers: 4 queries by kBlock vectors of keys, or 4 rows by 2 vectors of
-// channels. Rows are padded to whole vectors (stride `width`), queries to a multiple of 4.
+// Each keeps a block of sums in registers: 4 queries by kBlock vectors of keys, or by kRow vectors of channels. Rows are padded to whole vectors (stride `width`), queries to a multiple of 4.
 #pragma once
+
+#include <type_traits>
 
 #include "_bra_cpu_vector.h"
 
@@ -87,60 +88,101 @@ inline void add_values_block(const float* weights, int stride, const int* row, i
   }
 }
 
-inline void add_values(const float* weights, int stride, const int* row, int count, const float* values, int width,
-                       const float* shrink, float* sums) {
-  int c = 0;
-  for (; c + 2 * kLanes <= width; c += 2 * kLanes)
-    add_values_block<2>(weights, stride, row, count, values + c, width, shrink, sums + c);
-  if (c < width) add_values_block<1>(weights, stride, row, count, values + c, width, shrink, sums + c);
-}
-
-// sums[row[key]] += sum over queries of weights[q][key] * rows[q]; K keys, N vectors.
-template <int K, int N>
-inline void scatter_block(const float* weights, int stride, const int* row, int queries, const float* rows, int width,
+// sums[row[key]] += sum over 4 queries of weights[q][key] * rows[q]; N vectors. The queries stay in registers.
+template <int N>
+inline void scatter_block(const float* weights, int stride, const int* row, int count, const float* rows, int width,
                           float* sums) {
-  Vec sum[K][N];
+  Vec value[kQueries][N];
   UNROLL
-  for (int key = 0; key < K; ++key) {
+  for (int q = 0; q < kQueries; ++q) {
     UNROLL
-    for (int j = 0; j < N; ++j) sum[key][j] = load(sums + (int64_t)row[key] * width + j * kLanes);
+    for (int j = 0; j < N; ++j) value[q][j] = load(rows + q * width + j * kLanes);
   }
-  for (int q = 0; q < queries; ++q) {
-    Vec value[N];
+  for (int key = 0; key < count; ++key) {
+    float* to = sums + int64_t(row[key]) * width;
+    Vec sum[N];
     UNROLL
-    for (int j = 0; j < N; ++j) value[j] = load(rows + q * width + j * kLanes);
+    for (int j = 0; j < N; ++j) sum[j] = load(to + j * kLanes);
     UNROLL
-    for (int key = 0; key < K; ++key) {
+    for (int q = 0; q < kQueries; ++q) {
       const Vec weight = splat(weights[q * stride + key]);
       UNROLL
-      for (int j = 0; j < N; ++j) sum[key][j] += weight * value[j];
+      for (int j = 0; j < N; ++j) sum[j] += weight * value[q][j];
+    }
+    UNROLL
+    for (int j = 0; j < N; ++j) store(to + j * kLanes, sum[j]);
+  }
+}
+
+// Both at once with the same weights, which is what the gradients of queries and keys are:
+// sums[q] += sum over keys of weights[q][key] * values[row[key]], and
+// scattered[row[key]] += sum over queries of weights[q][key] * rows[q].
+template <int N>
+inline void add_and_scatter_block(const float* weights, int stride, const int* row, int count, const float* values,
+                                  const float* rows, int width, float* sums, float* scattered) {
+  Vec sum[kQueries][N], query[kQueries][N];
+  UNROLL
+  for (int q = 0; q < kQueries; ++q) {
+    UNROLL
+    for (int j = 0; j < N; ++j) {
+      sum[q][j] = load(sums + q * width + j * kLanes);
+      query[q][j] = load(rows + q * width + j * kLanes);
     }
   }
-  UNROLL
-  for (int key = 0; key < K; ++key) {
+  for (int key = 0; key < count; ++key) {
+    const int64_t at = int64_t(row[key]) * width;
+    Vec value[N], scatter[N];
     UNROLL
-    for (int j = 0; j < N; ++j) store(sums + (int64_t)row[key] * width + j * kLanes, sum[key][j]);
+    for (int j = 0; j < N; ++j) {
+      value[j] = load(values + at + j * kLanes);
+      scatter[j] = load(scattered + at + j * kLanes);
+    }
+    UNROLL
+    for (int q = 0; q < kQueries; ++q) {
+      const Vec weight = splat(weights[q * stride + key]);
+      UNROLL
+      for (int j = 0; j < N; ++j) {
+        sum[q][j] += weight * value[j];
+        scatter[j] += weight * query[q][j];
+      }
+    }
+    UNROLL
+    for (int j = 0; j < N; ++j) store(scattered + at + j * kLanes, scatter[j]);
+  }
+  UNROLL
+  for (int q = 0; q < kQueries; ++q) {
+    UNROLL
+    for (int j = 0; j < N; ++j) store(sums + q * width + j * kLanes, sum[q][j]);
   }
 }
 
-template <int N>
-inline void scatter_columns(const float* weights, int stride, const int* row, int count, int queries,
-                            const float* rows, int width, float* sums) {
-  for (int key = 0; key < count;) {
-    // Rows of one region follow each other. A block across two might hold a row twice, and lose a sum.
-    const bool together = key + 4 <= count && row[key + 3] - row[key] == 3;
-    if (together) scatter_block<4, N>(weights + key, stride, row + key, queries, rows, width, sums);
-    else scatter_block<1, N>(weights + key, stride, row + key, queries, rows, width, sums);
-    key += together ? 4 : 1;
-  }
-}
-
-inline void scatter_rows(const float* weights, int stride, const int* row, int count, int queries, const float* rows,
-                         int width, float* sums) {
+// Calls `block` for all channels of rows that are `width` wide, kRow vectors at a time.
+template <class Block>
+inline void by_channels(int width, const Block& block) {
   int c = 0;
-  for (; c + 2 * kLanes <= width; c += 2 * kLanes)
-    scatter_columns<2>(weights, stride, row, count, queries, rows + c, width, sums + c);
-  if (c < width) scatter_columns<1>(weights, stride, row, count, queries, rows + c, width, sums + c);
+  for (; c + kRow * kLanes <= width; c += kRow * kLanes) block(std::integral_constant<int, kRow>(), c);
+  for (; c < width; c += kLanes) block(std::integral_constant<int, 1>(), c);
+}
+
+inline void add_values(const float* weights, int stride, const int* row, int count, const float* values, int width,
+                       const float* shrink, float* sums) {
+  by_channels(width, [&](auto n, int c) {
+    add_values_block<n>(weights, stride, row, count, values + c, width, shrink, sums + c);
+  });
+}
+
+inline void scatter_rows(const float* weights, int stride, const int* row, int count, const float* rows, int width,
+                         float* sums) {
+  by_channels(width, [&](auto n, int c) {
+    scatter_block<n>(weights, stride, row, count, rows + c, width, sums + c);
+  });
+}
+
+inline void add_and_scatter(const float* weights, int stride, const int* row, int count, const float* values,
+                            const float* rows, int width, float* sums, float* scattered) {
+  by_channels(width, [&](auto n, int c) {
+    add_and_scatter_block<n>(weights, stride, row, count, values + c, rows + c, width, sums + c, scattered + c);
+  });
 }
 
 // Rows of tokens to columns: to[c][t] = from[t][c].

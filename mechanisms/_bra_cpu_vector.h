@@ -10,13 +10,16 @@
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
-constexpr int kBlock = 4;  // vectors side by side in a tile: 4 x 4 sums, of 32 registers
+constexpr int kBlock = 4;  // vectors of keys side by side: 4 x 4 sums, of 32 registers
+constexpr int kRow = 2;    // vectors of channels side by side
 #elif defined(__AVX__)
 constexpr int kLanes = 8;
 constexpr int kBlock = 2;  // 4 x 2 sums, of 16 registers
+constexpr int kRow = 1;
 #else
 constexpr int kLanes = 4;
 constexpr int kBlock = 4;
+constexpr int kRow = 2;
 #endif
 
 #if defined(__clang__)
