@@ -63,12 +63,7 @@ inline void scores_of(const float* rows, int width, const Panel& panel, int chan
 template <int N>
 inline void add_values_block(const float* weights, int stride, const int* row, int count, const float* values,
                              int width, const float* shrink, float* sums) {
-  Vec sum[kQueries][N];
-  UNROLL
-  for (int q = 0; q < kQueries; ++q) {
-    UNROLL
-    for (int j = 0; j < N; ++j) sum[q][j] = load(sums + q * width + j * kLanes) * shrink[q];
-  }
+  Vec sum[kQueries][N] = {};  // a sum of its own: long sums of floats lose digits
   for (int key = 0; key < count; ++key) {
     const float* from = values + (int64_t)row[key] * width;
     Vec value[N];
@@ -84,7 +79,10 @@ inline void add_values_block(const float* weights, int stride, const int* row, i
   UNROLL
   for (int q = 0; q < kQueries; ++q) {
     UNROLL
-    for (int j = 0; j < N; ++j) store(sums + q * width + j * kLanes, sum[q][j]);
+    for (int j = 0; j < N; ++j) {
+      float* to = sums + q * width + j * kLanes;
+      store(to, load(to) * shrink[q] + sum[q][j]);
+    }
   }
 }
 
@@ -120,14 +118,11 @@ inline void scatter_block(const float* weights, int stride, const int* row, int 
 template <int N>
 inline void add_and_scatter_block(const float* weights, int stride, const int* row, int count, const float* values,
                                   const float* rows, int width, float* sums, float* scattered) {
-  Vec sum[kQueries][N], query[kQueries][N];
+  Vec sum[kQueries][N] = {}, query[kQueries][N];
   UNROLL
   for (int q = 0; q < kQueries; ++q) {
     UNROLL
-    for (int j = 0; j < N; ++j) {
-      sum[q][j] = load(sums + q * width + j * kLanes);
-      query[q][j] = load(rows + q * width + j * kLanes);
-    }
+    for (int j = 0; j < N; ++j) query[q][j] = load(rows + q * width + j * kLanes);
   }
   for (int key = 0; key < count; ++key) {
     const int64_t at = int64_t(row[key]) * width;
@@ -152,7 +147,10 @@ inline void add_and_scatter_block(const float* weights, int stride, const int* r
   UNROLL
   for (int q = 0; q < kQueries; ++q) {
     UNROLL
-    for (int j = 0; j < N; ++j) store(sums + q * width + j * kLanes, sum[q][j]);
+    for (int j = 0; j < N; ++j) {
+      float* to = sums + q * width + j * kLanes;
+      store(to, load(to) + sum[q][j]);
+    }
   }
 }
 
