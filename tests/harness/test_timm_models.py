@@ -240,6 +240,14 @@ def test_options() -> None:
         make("swin_pico_bra", pretrained=True)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_sizes_of_images_and_head(name: str) -> None:
+    model = make(name, img_size=44, in_chans=3, num_classes=5, drop_path_rate=0.1, drop_rate=0.1).eval()
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 44, 44)).shape == (1, 5)
+        assert model(torch.randn(1, 3, 50, 30)).shape == (1, 5)
+
+
 def test_device_and_dtype() -> None:
     model = make("swin_pico_shifted_window", device="meta", dtype=torch.bfloat16)
     model.reset_classifier(3)
