@@ -140,6 +140,51 @@ def bootstrap_interval(
     return math.exp(low), math.exp(high)
 
 
+def unpaired_interval(
+    after: Sequence[float], before: Sequence[float], confidence: float = 0.95, seed: int = 0
+) -> RatioInterval:
+    """Geometric mean of ``after`` over that of ``before``, of samples from two runs that share no block.
+
+    A percentile bootstrap that draws from each side on its own; with fewer than eight samples on a side,
+    where that covers less than it says, Welch's interval. ``blocks`` is the smaller number of samples.
+
+    Args:
+        after, before: positive values, of which larger is better: speeds, or speeds relative to a control.
+        confidence: level of the interval.
+        seed: of the draws.
+
+    Raises:
+        ValueError: a side is empty, or a value is not positive.
+    """
+    a, b = (np.asarray(side, dtype=np.float64) for side in (after, before))
+    if not (a.size and b.size) or min(a.min(), b.min()) <= 0:
+        raise ValueError("both sides must have samples, and every sample must be positive")
+    a, b = np.log(a), np.log(b)
+    centre, few = float(a.mean() - b.mean()), int(min(a.size, b.size))
+    if few >= 8:
+        rng = np.random.default_rng(seed)
+        means = [side[rng.integers(side.size, size=(2000, side.size))].mean(axis=1) for side in (a, b)]
+        tails = ((1 - confidence) / 2, (1 + confidence) / 2)
+        low, high = (float(end) for end in np.quantile(means[0] - means[1], tails))
+        method = "bootstrap"
+    else:
+        reach = _welch_reach(a, b, confidence)
+        low, high, method = centre - reach, centre + reach, "welch"
+    ends = (math.exp(max(low, -700.0)), math.exp(high) if high < 700 else math.inf)
+    return RatioInterval(math.exp(centre), ends[0] if low > -700 else 0.0, ends[1], confidence, few, method)
+
+
+def _welch_reach(a: Array, b: Array, confidence: float) -> float:
+    """Half the width of Welch's interval of the difference of two means; freedom after Satterthwaite."""
+    if min(a.size, b.size) < 2:
+        return math.inf
+    parts = [float(side.var(ddof=1)) / side.size for side in (a, b)]
+    if sum(parts) == 0:
+        return 0.0
+    shares = sum(part**2 / (side.size - 1) for part, side in zip(parts, (a, b), strict=True))
+    return _student_quantile(max(1, int(sum(parts) ** 2 / shares)), confidence) * math.sqrt(sum(parts))
+
+
 def p_value(candidate_seconds: Sequence[float], control_seconds: Sequence[float]) -> float:
     """Probability of a difference at least so clear if the ratio were within the margin around 1.
 
@@ -243,11 +288,16 @@ def _above(d: Array) -> float:
 def _student_reach(d: Array, confidence: float) -> float:
     if len(d) < 2:
         return math.inf
+    return _student_quantile(len(d) - 1, confidence) * float(d.std(ddof=1)) / math.sqrt(len(d))
+
+
+def _student_quantile(freedom: int, confidence: float) -> float:
+    """The t with P(−t < T < t) = ``confidence``."""
     low, high = 0.0, 1e6
     while high - low > 1e-9 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if _student_inside(middle, len(d) - 1) < confidence else (low, middle)
-    return high * float(d.std(ddof=1)) / math.sqrt(len(d))
+        low, high = (middle, high) if _student_inside(middle, freedom) < confidence else (low, middle)
+    return high
 
 
 def _student_inside(t: float, freedom: int) -> float:

@@ -1,0 +1,110 @@
+"""``attnbench compare``: two sets of records, cell by cell."""
+
+import csv
+import io
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from attnbench.commands._arguments import warn, write
+from attnbench.errors import AttnbenchError, UnknownNameError
+
+if TYPE_CHECKING:
+    from attnbench.comparison import Row
+
+FORMATS = ("md", "csv", "json")
+
+
+@click.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--format", "form", default="md", show_default=True, help="md, csv or json.")
+@click.option("--output", default="", metavar="FILE", help="Write there instead of to the terminal.")
+@click.option("--margin", default="2", show_default=True, metavar="PERCENT", help="Speeds closer are alike.")
+@click.option("--all", "every", is_flag=True, help="Show what is the same, too (csv and json always do).")
+def command(before: str, after: str, form: str, output: str, margin: str, every: bool) -> None:
+    """Compare the records B with the records A: folders or files, of two commits or two machines.
+
+    Exits with status 1 if something became slower, takes more memory or MACs, has other parameters, learns
+    worse than the interval of A allows, or fails now. Conditions that differ are named.
+    """
+    if form not in FORMATS:
+        raise UnknownNameError("format", form, FORMATS)
+    try:
+        share = float(margin) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise AttnbenchError(f"--margin must be a percentage from 0 to 100, got {margin!r}")
+    from attnbench import comparison, store
+
+    sides = [store.read(Path(folder), warn) for folder in (before, after)]
+    for folder, side in zip((before, after), sides, strict=True):
+        if not side:
+            raise AttnbenchError(f"no record could be read in {folder}; give a folder or file of records")
+    rows = comparison.compare(sides[0], sides[1], share)
+    text = {"md": _markdown, "csv": _csv, "json": _json}[form](rows, comparison.conditions(rows), every)
+    if output:
+        write(Path(output), text)
+    else:
+        click.echo(text, nl=False)
+    worse = [row for row in rows if row.regression]
+    for row in worse if form != "md" or output else ():
+        click.echo(f"{row.verdict}: {row.cell}: {row.name}", err=True)
+    if worse:
+        sys.exit(1)
+
+
+def _markdown(rows: "list[Row]", conditions: list[str], every: bool) -> str:
+    lines = ["| Cell | Value | A | B | B / A | Verdict |", "|---|---|---:|---:|---:|---|"]
+    shown = [row for row in rows if every or row.verdict not in ("same", "only in A", "only in B")]
+    for row in sorted(shown, key=lambda row: not row.regression):
+        verdict = f"**{row.verdict}**" if row.regression else row.verdict
+        name = f"{row.name} ({row.unit})" if row.unit not in ("", row.name) else row.name
+        lines.append(
+            f"| {row.cell} | {name} | {_number(row.before)} | {_number(row.after)} "
+            f"| {_ratio(row)} | {verdict} |"
+        )
+    counts = Counter(row.verdict for row in rows)
+    lines += ["", "; ".join(f"{verdict}: {count}" for verdict, count in counts.most_common()) + "."]
+    if conditions:
+        lines += ["", "Measured under different conditions:", "", *(f"- {text}" for text in conditions)]
+    else:
+        lines += ["", "Measured under the same conditions."]
+    return "\n".join(lines) + "\n"
+
+
+def _csv(rows: "list[Row]", conditions: list[str], every: bool) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    heading = ("cell", "value", "unit", "a", "b", "ratio", "ratio_low", "ratio_high", "basis")
+    writer.writerow((*heading, "verdict", "regression", "differs"))
+    for row in rows:
+        ratio = row.ratio or (None, None, None)
+        facts = (row.cell, row.name, row.unit, row.before, row.after, *ratio, row.basis)
+        writer.writerow((*facts, row.verdict, row.regression, "; ".join(row.differs)))
+    return stream.getvalue()
+
+
+def _json(rows: "list[Row]", conditions: list[str], every: bool) -> str:
+    found = [asdict(row) | {"regression": row.regression} for row in rows]
+    return json.dumps({"conditions": conditions, "rows": found}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _number(value: float | int | None) -> str:
+    if value is None:
+        return "—"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _ratio(row: "Row") -> str:
+    if row.ratio is None:
+        return "—"
+    ratio, low, high = row.ratio
+    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{ratio:.3f}{interval}{' ' + row.basis if row.basis else ''}"
