@@ -31,7 +31,7 @@ from attnbench.registry import Site, register_mechanism
     year=2023,
     pattern="query",
     complexity="O(N^4/3)",
-    impls=("eager", "masked", "sdpa", "fused"),
+    impls=("eager", "masked", "sdpa", "unfused", "fused"),
     per_stage={"num_regions": 7, "topk": (1, 4, 16, None)},
     goldens=("bra_legacy", "bra_nchw"),
 )
@@ -70,9 +70,10 @@ class BiLevelRoutingAttention(nn.Module):
         chunk: regions that ``eager`` attends for at a time, so that peak memory does not grow with the map;
             ``None`` for all at once. The result is the same.
         impl: ``eager`` gathers the routed keys and values; ``masked`` attends densely under the routing
-            mask; ``sdpa`` does either, by size, with torch's fused attention; ``fused`` is one kernel that
-            reads routed keys and values where they lie (C++ on a CPU, Triton on a GPU); ``auto`` chooses, see
-            :meth:`implementation`. Full attention is ``sdpa`` for that, ``eager`` otherwise.
+            mask; ``sdpa`` does either, by size, with torch's fused attention; ``unfused`` is the fastest of
+            these by device, dtype and size; ``fused`` is one kernel that reads routed keys and values where
+            they lie (C++ on a CPU, Triton on a GPU); ``auto`` is that where it can be had, otherwise what
+            ``unfused`` is. Full attention, where there is no kernel, is ``sdpa``, ``eager`` or the faster.
 
     Raises:
         ValueError: ``num_regions``, ``topk`` or ``scale`` is not positive, ``topk`` exceeds S², ``qk_dim``
@@ -126,7 +127,7 @@ class BiLevelRoutingAttention(nn.Module):
                 qkv_bias=qkv_bias if full_qkv_bias is None else full_qkv_bias,
                 lepe_kernel=lepe_kernel,
                 lepe_input=full_lepe_input,
-                impl=impl if impl in ("auto", "sdpa") else "eager",
+                impl={"sdpa": "sdpa", "auto": "auto", "unfused": "auto"}.get(impl, "eager"),
             )
             return
         self.qkv = nn.Linear(self.dim, 2 * self.qk_dim + self.dim, bias=qkv_bias)
@@ -143,6 +144,8 @@ class BiLevelRoutingAttention(nn.Module):
         routes = self._route(qkv, region)
         lepe = (None, None) if self.lepe is None else (self.lepe.weight, self.lepe.bias)
         impl = resolve(self, qkv, H, W)
+        if impl == "unfused":
+            impl = self._unfused(qkv.device, qkv.dtype, H, W, torch.is_grad_enabled() and qkv.requires_grad)
         how: dict[str, Any] = {}
         attention: Callable[..., Tensor] = _bra_fused.attention
         if impl != "fused":
@@ -166,11 +169,7 @@ class BiLevelRoutingAttention(nn.Module):
     def implementation(
         self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
     ) -> str:
-        """The fastest implementation on a height × width map: ``fused`` where there is a kernel for it.
-
-        Otherwise, on a CPU, the mask wins at 14 × 14 from about 12 regions of 49 on, and loses at 28 × 28;
-        torch's fused attention wins for inference in float32, and its backward pass in bfloat16 is slow.
-        """
+        """The fastest implementation on a height × width map: ``fused`` where there is a kernel for it."""
         if self.full is not None:
             return self.full.implementation(device, dtype, height, width, training)
         region = self._region(height, width)
@@ -183,8 +182,16 @@ class BiLevelRoutingAttention(nn.Module):
             lepe_kernel=0 if self.lepe is None else self.lepe.kernel_size,
             dim=self.dim,
         )
-        if not refusal:
-            return "fused"
+        return self._unfused(device, dtype, height, width, training) if refusal else "fused"
+
+    def _unfused(
+        self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
+    ) -> str:
+        """The fastest without a kernel of one's own.
+
+        On a CPU the mask wins at 14 × 14 from about 12 regions of 49 on, and loses at 28 × 28; torch's fused
+        attention wins for inference in float32, and its backward pass in bfloat16 is slow.
+        """
         if fastest(device, dtype, training) == "sdpa":
             return "sdpa"
         return "masked" if self._small(height, width) else "eager"

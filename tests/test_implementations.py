@@ -72,7 +72,7 @@ def test_every_choice_is_a_declared_implementation() -> None:
 
 
 def test_unknown_implementation_names_those_known() -> None:
-    with pytest.raises(UnknownNameError, match="known: auto, compiled, eager, fused, masked, sdpa"):
+    with pytest.raises(UnknownNameError, match="known: auto, compiled, eager, fused, masked, sdpa, unfused"):
         get("bra").build(Site(8, 2, 4, 4), impl="triton")
 
 

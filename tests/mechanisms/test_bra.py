@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from attnbench import AttnbenchError, ImplementationError, Site, get
 from attnbench.mechanisms import _bra_fused
 
-IMPLS = ("auto", "eager", "masked", "sdpa")  # those that run in float64
+IMPLS = ("auto", "eager", "masked", "sdpa", "unfused")  # those that run in float64
 SWIN_T = [(96, 3, 56, 2), (192, 6, 28, 2), (384, 12, 14, 6), (768, 24, 7, 2)]  # dim, heads, map, blocks
 
 
@@ -145,6 +145,7 @@ def issued(impl: str, stage: int) -> int:
 def test_auto_gathers_in_large_maps_and_masks_in_small_ones():
     assert issued("auto", 1) == issued("eager", 1) < issued("masked", 1)
     assert issued("auto", 2) == issued("masked", 2) > issued("eager", 2)
+    assert [issued("unfused", stage) for stage in (1, 2)] == [issued("auto", stage) for stage in (1, 2)]
 
 
 @pytest.mark.parametrize(("size", "chunk"), [((14, 14), 10), ((13, 11), 7), ((14, 14), 49)])
