@@ -137,9 +137,9 @@ _DTYPES = {"fp32": "float32", "amp": "bfloat16", "bf16": "bfloat16"}
 
 
 def _compared(results: "Iterable[Result]") -> dict[str, list[str]]:
-    """Implementations by the check that compares them, if it passed."""
+    """Implementations that passed the check that compares them, which may have failed for another."""
     for result in results:
-        if result.check == "implementations_equal" and result.passed:
+        if result.check == "implementations_equal":
             return {impl: list(places) for impl, places in result.details.get("compared", {}).items()}
     return {}
 

@@ -256,7 +256,8 @@ def _run(subject: Subject, check: Check, command: str) -> Result:
     place = ", ".join(f"{key}={value!r}" for key, value in subject.place.items())
     code = f"module, x = attnbench.checks.example({subject.spec.name!r}, {place})"
     where = "at " + " ".join(f"{key} {value}" for key, value in subject.place.items())
-    return Result(check.name, False, f"{why} ({where})", f"{command}  # {code}", seconds)
+    why = f"{why} ({where})"
+    return Result(check.name, False, why, f"{command}  # {code}", seconds, details=subject.details)
 
 
 @contextlib.contextmanager

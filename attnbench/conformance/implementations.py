@@ -49,8 +49,9 @@ def implementations_equal(subject: Subject) -> str:
                 continue
             for name, value in expected.items():
                 _compare(impl, name, found[name], value, floor)
-    for impl in working:
-        _compare_working(subject, impl, refused)
+    wrong = [reason for impl in working if (reason := _compare_working(subject, impl, refused))]
+    if wrong:
+        raise Failure("; ".join(wrong))
     text = f"{', '.join(working)} against eager: output, gradients of input and parameters"
     refusals = "".join(f"; {impl} refuses some: {reason}" for impl, reason in refused.items())
     return text + refusals + (f"; {missing}" if missing else "")
@@ -93,11 +94,15 @@ def _check_auto(subject: Subject, site: Site, size: Size, operators: dict[str, l
         raise Failure(f"impl='auto' names {named!r}, but other operators than its own ran")
 
 
-def _compare_working(subject: Subject, impl: str, refused: dict[str, str]) -> None:
-    """Compare in the working dtypes on each device, and note where that was done and by how much it erred.
+def _compare_working(subject: Subject, impl: str, refused: dict[str, str]) -> str:
+    """Compare in the working dtypes on each device, and note where it passed and by how much it erred.
 
     ``compiled`` is compared at each site's own size only: compiling takes seconds.
+
+    Returns:
+        Where it did not pass and why; empty if it did. Other devices, dtypes and implementations go on.
     """
+    wrong = []
     sizes: tuple[Size, ...] = () if impl == COMPILED else ((14, 14), ODD)
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         for dtype in WORKING_DTYPES:
@@ -112,9 +117,14 @@ def _compare_working(subject: Subject, impl: str, refused: dict[str, str]) -> No
                     _compare_at(subject, site, size, impl, device, dtype, worst)
                 except ImplementationError as error:
                     refused[where] = str(error)
+                except Failure as failure:
+                    wrong.append(str(failure))
+                    worst = {}
+                    break
             if worst:
                 compared = subject.details.setdefault("compared", {}).setdefault(impl, {})
                 compared[f"{device} {short(dtype)}"] = {k: float(f"{v:.3g}") for k, v in worst.items()}
+    return "; ".join(wrong)
 
 
 def _compare(impl: str, name: str, found: Tensor | None, expected: Tensor | None, floor: float) -> None:
