@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attnbench.mechanisms._flex import add_bias, flex_attention
+
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, bias: Tensor | None = None, impl: str = "eager"
@@ -15,14 +17,17 @@ def attend(
         scale: factor on the logits.
         bias: added to the logits; broadcasts to (..., L, S), dtype of ``q``; −inf masks a key. Every
             query must keep at least one key.
-        impl: ``eager`` (explicit matrix products and softmax), ``sdpa`` (torch's fused attention), or
-            ``auto`` for the :func:`fastest` of these.
+        impl: ``eager`` (explicit matrix products and softmax), ``sdpa`` (torch's fused attention),
+            ``flex`` (torch's generated kernels; four axes, bias (heads or 1, L, S)), or ``auto`` for the
+            :func:`fastest` of the first two.
 
     Returns:
         (..., L, d).
     """
     if chosen(impl, q) == "sdpa":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    if impl == "flex":
+        return flex_attention(q, k, v, scale=scale, score=add_bias(bias))
     logits = (q * scale) @ k.transpose(-2, -1)
     if bias is not None:
         logits += bias  # in place: the products' gradients do not need the bare logits

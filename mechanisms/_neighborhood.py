@@ -108,12 +108,16 @@ class Axis:
         r = torch.arange(classes, device=device)[:, None, None, None]
         return j, self.entry(r, p, j[:, None])
 
+    def pair_table(self, device: torch.device | None = None) -> Tensor:
+        """(length, length): the bias entry of query i and key j, 2·reach + 1 where i does not attend to j."""
+        i = torch.arange(self.length, device=device)
+        r, p = i % self.classes, i // self.classes
+        entry = self.entry(r[:, None], p[:, None], p[None, :])
+        return torch.where(r[:, None] == r[None, :], entry, 2 * self.reach + 1)
+
     def support(self) -> Tensor:
         """(length, length) bool: query i attends to key j."""
-        i = torch.arange(self.length)
-        r, p = i % self.classes, i // self.classes
-        near = self.entry(r[:, None], p[:, None], p[None, :]) <= 2 * self.reach
-        return near & (r[:, None] == r[None, :])
+        return self.pair_table() <= 2 * self.reach
 
 
 def slot_tables(rows: Axis, columns: Axis, device: torch.device | None = None) -> Tables:

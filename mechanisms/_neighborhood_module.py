@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from attnbench.backends import natten_na2d
 from attnbench.errors import ImplementationError
+from attnbench.mechanisms._flex import block_mask, flex_attention
 from attnbench.mechanisms._neighborhood import Axis, Tables, gathered, slot_tables, tile_tables, tiled
 from attnbench.registry import Site
 
@@ -27,7 +28,7 @@ class WindowPerQuery(nn.Module):
         padding: ``masked`` (there is none) or ``official`` (a map smaller than K · dilation is zero-padded
             to it before the projections, and padding takes part in attention).
         qk_scale: factor on the logits; None for head_dim^-1/2.
-        impl: ``eager``, ``tiled`` or ``natten``.
+        impl: ``eager``, ``tiled``, ``natten`` or ``flex`` (no gradients on a CPU).
 
     Raises:
         ValueError: ``kernel_size`` is not odd and positive, ``dilation`` is not positive, or ``padding`` or
@@ -55,8 +56,9 @@ class WindowPerQuery(nn.Module):
             raise ValueError(f"dilation must be positive, got {dilation}")
         if padding not in ("masked", "official"):
             raise ValueError(f"padding must be 'masked' or 'official', got {padding!r}")
-        if impl not in (*IMPLEMENTATIONS, "natten"):
-            raise ValueError(f"impl must be one of {[*IMPLEMENTATIONS, 'natten']}, got {impl!r}")
+        known = [*IMPLEMENTATIONS, "natten", "flex"]
+        if impl not in known:
+            raise ValueError(f"impl must be one of {known}, got {impl!r}")
         if impl == "natten" and position_bias:
             raise ImplementationError(
                 "implementation 'natten' has no position bias, since natten.na2d takes none; "
@@ -139,8 +141,30 @@ class WindowPerQuery(nn.Module):
             q, k, v = qkv.unbind(3)
             out = self.na2d(q, k, v, kernel_size=self.kernel_size, dilation=self.dilation, scale=self.scale)
             return out.flatten(-2)
+        if self.impl == "flex":
+            return self._flex(qkv, rows, columns)
         function, make_tables = IMPLEMENTATIONS[self.impl]
         tables: Tables = self.index, self.entry_y, self.entry_x
         if not nominal:
             tables = make_tables(rows, columns, qkv.device)
         return function(qkv, rows, columns, tables, scale=self.scale, bias_table=self.bias_table)
+
+    def _flex(self, qkv: Tensor, rows: Axis, columns: Axis) -> Tensor:
+        """The same by FlexAttention over all tokens, less the blocks of pairs that no window holds."""
+        _, H, W, _, _, _ = qkv.shape
+        y, x = rows.pair_table(qkv.device), columns.pair_table(qkv.device)
+        last_y, last_x, table = 2 * rows.reach, 2 * columns.reach, self.bias_table
+        biases = qkv.new_zeros(()) if table is None else table.to(qkv.dtype)
+
+        def visible(image: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (y[query // W, key // W] <= last_y) & (x[query % W, key % W] <= last_x)
+
+        def score(logit: Tensor, image: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            entry_y = y[query // W, key // W].clamp(max=last_y)  # of masked pairs too, whose value is unused
+            return logit + biases[head, entry_y, x[query % W, key % W].clamp(max=last_x)]
+
+        q, k, v = qkv.permute(3, 0, 4, 1, 2, 5).flatten(3, 4)  # each (B, heads, N, d)
+        blocks = block_mask(self, (H, W, qkv.device), H * W, qkv.device, visible)
+        rule = None if table is None else score
+        out = flex_attention(q, k, v, scale=self.scale, score=rule, blocks=blocks)
+        return out.permute(0, 2, 1, 3).reshape(qkv.shape[0], H, W, -1)

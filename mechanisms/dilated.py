@@ -19,7 +19,7 @@ from attnbench.registry import Site, register_mechanism
     year=2022,
     pattern="static",
     complexity="O(N)",
-    impls=("tiled", "eager", "natten"),
+    impls=("tiled", "eager", "natten", "flex"),
     per_stage={"kernel_size": 7, "odd_dilation": (8, 4, 2, 1)},
 )
 class DilatedNeighborhoodAttention(WindowPerQuery):
@@ -42,8 +42,8 @@ class DilatedNeighborhoodAttention(WindowPerQuery):
             zero-padded to it before the projections, and padding takes part in attention).
         qk_scale: factor on the logits; None for head_dim^-1/2.
         impl: ``tiled`` (each dilation class is cut into 7 × 7 queries that share a block of keys, under a
-            mask), ``eager`` (every query gathers its keys) or ``natten`` (without position bias, on maps of
-            at least K · dilation a side).
+            mask), ``eager`` (every query gathers its keys), ``natten`` (without position bias, on maps of
+            at least K · dilation a side) or ``flex`` (torch's generated kernel; no gradients on a CPU).
 
     Raises:
         ValueError: ``kernel_size`` is not odd and positive, a dilation is not positive, or ``padding`` or

@@ -43,7 +43,7 @@ def neighborhood_attention(
     year=2022,
     pattern="static",
     complexity="O(N)",
-    impls=("tiled", "eager", "natten"),
+    impls=("tiled", "eager", "natten", "flex"),
     per_stage={"kernel_size": 7},
     goldens=("natten_na2d", "natten_module_rpb"),
 )
@@ -66,7 +66,8 @@ class NeighborhoodAttention(WindowPerQuery):
             zero-padded to it before the projections, and padding takes part in attention).
         qk_scale: factor on the logits; None for head_dim^-1/2.
         impl: ``tiled`` (7 × 7 queries share a block of keys, under a mask), ``eager`` (every query gathers
-            its keys) or ``natten`` (without position bias, on maps of at least K · dilation a side).
+            its keys), ``natten`` (without position bias, on maps of at least K · dilation a side) or ``flex``
+            (torch's generated kernel; no gradients on a CPU).
 
     Raises:
         ValueError: ``kernel_size`` is not odd and positive, ``dilation`` is not positive, or ``padding`` or

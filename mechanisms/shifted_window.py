@@ -34,7 +34,7 @@ from attnbench.registry import Site, register_mechanism
     year=2021,
     pattern="static",
     complexity="O(N)",
-    impls=("eager", "sdpa"),
+    impls=("eager", "sdpa", "flex"),
     per_stage={"window_size": 7},
     goldens=("swin_window",),
 )
@@ -55,7 +55,7 @@ class ShiftedWindowAttention(nn.Module):
         always_partition: keep window and shift on a map smaller than the window.
         padding: ``masked`` (padding is never attended to) or ``official`` (timm: the map is rolled, then
             zero-padded before the projections, and padding takes part in attention).
-        impl: ``eager`` or ``sdpa``.
+        impl: ``eager``, ``sdpa`` or ``flex`` (no gradients on a CPU).
 
     Raises:
         ValueError: the window is not positive, the shift is not smaller than it, or ``padding`` is unknown.

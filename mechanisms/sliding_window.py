@@ -20,7 +20,7 @@ from attnbench.registry import Site, register_mechanism
     year=2019,
     pattern="static",
     complexity="O(N)",
-    impls=("tiled", "eager"),
+    impls=("tiled", "eager", "flex"),
     per_stage={"kernel_size": 7},
 )
 class SlidingWindowAttention(WindowPerQuery):
@@ -34,8 +34,8 @@ class SlidingWindowAttention(WindowPerQuery):
         kernel_size: side K of the window; odd.
         qkv_bias: learn a bias in the query, key and value projections.
         position_bias: learn a bias per head and offset of the key from the query, K² of them.
-        impl: ``tiled`` (7 × 7 queries share a block of keys, under a mask) or ``eager`` (every query
-            gathers its keys).
+        impl: ``tiled`` (7 × 7 queries share a block of keys, under a mask), ``eager`` (every query
+            gathers its keys) or ``flex`` (torch's generated kernel; no gradients on a CPU).
 
     Raises:
         ValueError: ``kernel_size`` is not odd and positive, or ``impl`` is unknown.
