@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from attnbench.harness.explain.timeline import profiled
+
 _REPEATS = 5
 
 
@@ -21,7 +23,8 @@ class Ceilings:
     Args:
         flops_per_s: of a large square matrix product in ``dtype``; two per multiply-add.
         bytes_per_s: read and written by a triad.
-        launch_s: of one operator that has nothing to do, when many follow one another.
+        launch_s: of one operator that has nothing to do, when many follow one another; on CUDA the time that
+            its kernel occupies the device.
         dtype: of the matrix product.
     """
 
@@ -71,10 +74,13 @@ def _triad(elements: int, device: torch.device) -> float:
 def _launch(device: torch.device, calls: int = 2000) -> float:
     x = torch.zeros(1, device=device)
 
-    def many() -> None:
+    def many() -> torch.Tensor:
         for _ in range(calls):
             x.add_(1)
+        return x
 
+    if device.type == "cuda":
+        return sum(profiled(many, ["aten::add_"] * calls, device).busy) / calls
     return _best(many, device) / calls
 
 

@@ -77,7 +77,7 @@ def profiled(step: Callable[[], Tensor], names: Sequence[str], device: torch.dev
     results = profiler.profiler.kineto_results if profiler.profiler else None
     if results is None:
         raise RuntimeError("torch's profiler returned no events")
-    return timeline([_event(event) for event in results.events()], names)
+    return timeline(filter(None, map(_event, results.events())), names)
 
 
 def timeline(events: Iterable[Event], names: Sequence[str]) -> Timeline:
@@ -173,10 +173,17 @@ def _plain(name: str) -> str:
     return name.replace("::_index_put_impl_", "::index_put_").rstrip("_")
 
 
-def _event(event: Any) -> Event:
-    kernel = event.device_type().name != "CPU"
-    number = event.linked_correlation_id() if kernel else event.correlation_id()
-    return Event(event.name(), event.start_ns(), event.end_ns(), event.start_thread_id(), number, kernel)
+def _event(event: Any) -> Event | None:
+    """An event of the profiler as we need it; ``None`` for one that is neither an operator nor a kernel.
+
+    An operator is not linked to another event. What is linked to one is a kernel, if it is on the device and
+    not the shadow that an annotation throws there; or the call of CUDA's runtime that launched it.
+    """
+    device, linked = event.device_type().name != "CPU", event.linked_correlation_id()
+    if device == (not linked) or (device and event.is_user_annotation()):
+        return None
+    number = linked if device else event.correlation_id()
+    return Event(event.name(), event.start_ns(), event.end_ns(), event.start_thread_id(), number, device)
 
 
 def _differs(index: int, names: Sequence[str], found: str) -> AttnbenchError:
