@@ -59,6 +59,12 @@ def pin_allocator() -> None:
     _pinned.update({name: value for name, (code, value) in _MALLOPT.items() if libc.mallopt(code, value)})
 
 
+def trim_allocator() -> None:
+    """Give back what :func:`pin_allocator` keeps: other processes need it."""
+    if _pinned:
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def allocator_is_pinned() -> bool:
     """Whether :func:`pin_allocator` has been called, and had something to do."""
     return bool(_pinned)

@@ -116,9 +116,9 @@ def _simulated(values: dict[str, Any]) -> Iterable[float]:
 def _real(request: "Request", values: dict[str, Any]) -> Iterable[float]:
     """Runs on this machine, each until the interval is within ±2 % or the budget is spent."""
     from attnbench.harness import environment, plan
+    from attnbench.harness.candidates import Candidates
     from attnbench.harness.timing import aa
     from attnbench.harness.timing.blocks import Effort
-    from attnbench.harness.timing.session import Session
     from attnbench.progress import QuietProgress
 
     environment.pin_allocator()
@@ -127,7 +127,7 @@ def _real(request: "Request", values: dict[str, Any]) -> Iterable[float]:
     runs: list[Run] = []
     found = aa.real(
         cell,
-        lambda copy: Session(copy, request.device),
+        lambda: Candidates(request),
         effort,
         positive("runs", values["runs"], 20),
         QuietProgress(),

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self
 
 from attnbench import statistics
 from attnbench.harness.timing.blocks import Effort, measure_blocks
@@ -55,12 +56,28 @@ class Run:
         return math.sqrt(self.high / self.low) - 1 if self.low > 0 else math.inf
 
 
-def real(cell: Cell, open_candidate: Open, effort: Effort, runs: int, progress: Progress) -> Iterator[Run]:
+class Opened(Protocol):
+    """What makes candidates while it is entered; see :class:`attnbench.harness.candidates.Candidates`."""
+
+    @property
+    def open(self) -> Open:
+        """Makes the candidate of a cell."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(self, *error: object) -> None:
+        """End what was made."""
+
+
+def real(
+    cell: Cell, candidates: Callable[[], Opened], effort: Effort, runs: int, progress: Progress
+) -> Iterator[Run]:
     """Compare the model of a cell with a second copy of it, both built anew for each run.
 
     Args:
         cell: what to build.
-        open_candidate: makes a candidate; called for each copy in each run.
+        candidates: called for each run.
         effort: for each run.
         runs: how many.
         progress: where to report.
@@ -70,9 +87,9 @@ def real(cell: Cell, open_candidate: Open, effort: Effort, runs: int, progress: 
     """
     copies = [cell.model_copy(update={"preset": copy}) for copy in ("A", "A again")]
     for _ in range(runs):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, candidates() as opened:
             group = Group(copies, cell.mechanism, effort, Path(folder) / "blocks.jsonl")
-            outcomes = measure(group, open_candidate, progress)
+            outcomes = measure(group, opened.open, progress)
         for _, found in outcomes:
             if isinstance(found, Exception):
                 raise found

@@ -5,6 +5,7 @@ run would take; a single image tells latency.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -12,6 +13,7 @@ REGIMES = ("fixed", "largest", "latency")
 LIMIT = {"cpu": 256, "cuda": 4096}
 """Images at which the search ends: a larger batch changes no rate by then."""
 _HEADROOM = 20  # one part of the largest batch that ran once is left free: allocators fragment
+_UNKNOWN = 8 * 2**30
 _SHARE = 0.5  # of the memory that is available on a CPU: what exceeds it is swapped, or kills
 
 
@@ -44,11 +46,17 @@ def cpu_limit(bytes_of_one: int, bytes_of_two: int, available: int) -> int:
     return max(0, min(LIMIT["cpu"], int(rest / per_image)))
 
 
-def available_memory() -> int:
-    """Bytes that a process can have on this computer without swapping; Linux."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        lines = dict(line.split(":", 1) for line in file)
-    return int(lines["MemAvailable"].split()[0]) * 1024
+def memory() -> tuple[int, int]:
+    """Bytes of this computer's memory: what can be had without swapping, and all of it.
+
+    Where the system does not say (other than Linux), all of a modest computer's.
+    """
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+        available, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
+    except (OSError, KeyError, ValueError):
+        return _UNKNOWN, _UNKNOWN
+    return available, total
 
 
 def ran_out(error: BaseException) -> bool:

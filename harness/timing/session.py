@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from attnbench.harness import memory
+from attnbench.harness import environment, memory
 from attnbench.harness.models.backbone import executed_impl
 from attnbench.harness.models.build import Model, build
 from attnbench.harness.setting import Setting, Workload
@@ -44,7 +44,8 @@ class Prepared:
     sensors: str
 
 
-_FREE = 0.25  # share of a GPU's memory that candidates leave to one another between samples
+_FREE = {"cuda": 0.25, "cpu": 0.1}
+"""Share of the memory that candidates leave to one another between samples."""
 
 
 class Candidate(Protocol):
@@ -159,7 +160,7 @@ class Session:
         """The largest batch that fits: tried on a GPU, reckoned on a CPU, where a trial might kill."""
         if self._device.type == "cpu":
             one, two = (self._peak_bytes(cell, batch) for batch in (1, 2))
-            limit = regimes.cpu_limit(one, two, regimes.available_memory())
+            limit = regimes.cpu_limit(one, two, regimes.memory()[0])
             return regimes.largest_batch(lambda batch: batch <= limit, regimes.LIMIT["cpu"])
         return regimes.largest_batch(lambda batch: self._fits(cell, batch), regimes.LIMIT["cuda"])
 
@@ -185,13 +186,15 @@ class Session:
         return True
 
     def _give_back(self) -> bool:
-        """Free what torch keeps for the next step where the device is nearly full: others need it now."""
-        if self._device.type != "cuda":
+        """Free what is kept for the next step where memory is nearly full: other candidates need it now."""
+        on_cuda = self._device.type == "cuda"
+        free, total = torch.cuda.mem_get_info(self._device) if on_cuda else regimes.memory()
+        if free >= _FREE[self._device.type] * total:
             return False
-        free, total = torch.cuda.mem_get_info(self._device)
-        if free >= _FREE * total:
-            return False
-        torch.cuda.empty_cache()
+        if on_cuda:
+            torch.cuda.empty_cache()
+        else:
+            environment.trim_allocator()
         return True
 
     @property
