@@ -122,7 +122,8 @@ def _real(request: "Request", values: dict[str, Any]) -> Iterable[float]:
     from attnbench.progress import QuietProgress
 
     environment.pin_allocator()
-    (cell, *_) = (c for c in plan.plan(request) if c.mechanism == request.control)
+    planned = plan.plan(replace(request, metrics=("throughput",)))
+    cell = next(cell for cell in planned if cell.mechanism == request.control)
     effort = Effort(1.0, 15, 100_000, float(values["budget"] or 60), half_width=0.02)
     runs: list[Run] = []
     found = aa.real(
