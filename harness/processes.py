@@ -1,6 +1,7 @@
 """How processes are started: forked from a server that has imported what they need. Needs no torch."""
 
 import multiprocessing
+import os
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 
@@ -10,7 +11,19 @@ PRELOADED = ("attnbench.__main__", "attnbench.harness.preloaded")
 def start_server() -> None:
     """Let the server begin its imports now, while this process still has its own to do."""
     if isinstance(context(), ForkServerContext):
+        _hush_tracker()
         forkserver.ensure_running()
+
+
+def _hush_tracker() -> None:
+    """Keep Python's tracker of semaphores from telling the user of those that a killed worker had.
+
+    It removes them and warns, in a process of its own that reads this variable.
+    """
+    filters = os.environ.get("PYTHONWARNINGS", "")
+    ours = "ignore::UserWarning:multiprocessing.resource_tracker"
+    if ours not in filters:
+        os.environ["PYTHONWARNINGS"] = f"{filters},{ours}".lstrip(",")
 
 
 def context() -> ForkServerContext | SpawnContext:

@@ -1,0 +1,48 @@
+"""``attnbench doctor``: what works here, and what to do about the rest."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from attnbench.commands._arguments import DEFAULT_OUT, before_torch
+from attnbench.errors import UnknownNameError
+
+_SIGNS = {"ok": "ok", "absent": "--", "problem": "!!"}
+
+
+@click.command()
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+@click.option("--format", "form", default="text", show_default=True, help="text or json")
+@click.option("--out", default=DEFAULT_OUT, show_default=True, metavar="DIR", help="Where records would go.")
+def command(device: str, form: str, out: str) -> None:
+    """Say what is installed and what each back end can do here, by running it, and what to do about the rest.
+
+    Exits with status 1 if 'attnbench run' cannot work; that something optional is absent is no failure.
+    """
+    if form not in ("text", "json"):
+        raise UnknownNameError("format", form, ("text", "json"))
+    before_torch()
+    from attnbench.harness import processes
+
+    processes.start_server()
+    from attnbench.harness import doctor, environment
+
+    findings = []
+    for finding in doctor.examine(environment.resolve_device(device), Path(out)):
+        findings.append(finding)
+        if form == "text":
+            click.echo(f"{_SIGNS[finding.state]}  {finding.name:<16} {finding.says}")
+            if finding.advice:
+                click.echo(f"{'':<21}{finding.advice}")
+    unfit = [finding for finding in findings if finding.required and finding.state != "ok"]
+    if form == "json":
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    elif unfit:
+        click.echo(f"'attnbench run' cannot work here: {', '.join(finding.name for finding in unfit)}")
+    else:
+        click.echo("'attnbench run' works here")
+    if unfit:
+        sys.exit(1)
