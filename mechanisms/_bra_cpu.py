@@ -117,7 +117,7 @@ def _library() -> ctypes.CDLL | str:
         library = native.load("bra_cpu", [*folder.glob("_bra_cpu*.cpp"), *folder.glob("_bra_cpu*.h")])
     except ImplementationError as error:
         return str(error)
-    for name in ("bra_forward", "bra_backward"):
+    for name in ("bra_forward", "bra_backward", "bra_route"):
         getattr(library, name).argtypes = [ctypes.POINTER(_Problem)]
         getattr(library, f"{name}_workspace").argtypes = [ctypes.POINTER(_Problem)]
         getattr(library, f"{name}_workspace").restype = ctypes.c_int64
@@ -250,6 +250,36 @@ def _(
     return torch.empty_like(qkv), weight, weight.new_empty(dim)
 
 
+def route(qkv: Tensor, qk_dim: int, region: tuple[int, int], topk: int) -> Tensor:
+    """Routes as of ``_bra.route``, which takes the means in the map's dtype; here they are in float.
+
+    No gradient passes. Of regions that score the same the first is taken.
+
+    Raises:
+        ImplementationError: it cannot run here, see :func:`unsupported`.
+    """
+    return _route(qkv, qk_dim, list(region), topk)
+
+
+def _routes(qkv: Tensor, region: Sequence[int], topk: int) -> Tensor:
+    """Memory for the routes of all regions."""
+    regions = -(-qkv.shape[1] // region[0]) * -(-qkv.shape[2] // region[1])
+    return qkv.new_empty(qkv.shape[0], regions, min(topk, regions), dtype=torch.int64)
+
+
+@torch.library.custom_op("attnbench::bra_cpu_route", mutates_args=(), device_types="cpu")
+def _route(qkv: Tensor, qk_dim: int, region: Sequence[int], topk: int) -> Tensor:
+    routes = _routes(qkv, region, topk)
+    numbers = _numbers(qkv, routes, None, qkv.shape[3] - 2 * qk_dim, 1, region, 1.0, False)
+    _run("bra_route", {"qkv": qkv.contiguous(), "out": routes}, numbers)
+    return routes
+
+
+@_route.register_fake
+def _(qkv: Tensor, qk_dim: int, region: Sequence[int], topk: int) -> Tensor:
+    return _routes(qkv, region, topk)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     qkv, routes, weight, bias, *ctx.rest = inputs
     ctx.save_for_backward(qkv, routes, weight)
@@ -285,6 +315,12 @@ def _(
     qkv: Any, routes: Any, weight: Any, bias: Any, dim: int, heads: int, region: Any, *_: Any, **__: Any
 ) -> int:
     return sum(_flops(qkv, routes, weight, dim, region))
+
+
+@register_flop_formula(torch.ops.attnbench.bra_cpu_route)
+def _(qkv: Any, qk_dim: int, region: Any, topk: int, *_: Any, **__: Any) -> int:
+    regions = -(-qkv[1] // region[0]) * -(-qkv[2] // region[1])
+    return 2 * qkv[0] * regions**2 * qk_dim
 
 
 @register_flop_formula(torch.ops.attnbench.bra_cpu_backward)

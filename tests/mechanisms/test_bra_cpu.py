@@ -157,6 +157,33 @@ def test_large_logits_do_not_overflow():
     assert all(f <= max(2 * e, 1e-5) for f, e in zip(fused, eager, strict=True)), (fused, eager)
 
 
+@pytest.mark.parametrize("case", [*SWIN_STAGES, *ODD], ids=str)
+def test_routes_are_those_of_eager(case):
+    (qkv, _, _, _), _ = problem(case)
+    region, topk, qk_dim = case[6], case[7], case[4]
+    expected = _bra.route(qkv.double(), qk_dim, region, topk)
+    assert torch.equal(_bra_cpu.route(qkv, qk_dim, region, topk), expected)
+    assert torch.equal(
+        _bra_cpu.route(qkv, qk_dim, region, 10**6).sort().values[..., :topk].diff(),
+        torch.ones_like(expected[..., 1:]),
+    )
+
+
+def test_routes_of_a_map_in_bfloat16_are_those_of_its_values():
+    (qkv, _, _, _), _ = problem(SWIN_STAGES[2], torch.bfloat16)
+    found = _bra_cpu.route(qkv, 64, (2, 2), 16)
+    assert torch.equal(found, _bra_cpu.route(qkv.float(), 64, (2, 2), 16))
+    with FlopCounterMode(display=False) as counter:
+        _bra_cpu.route(qkv, 64, (2, 2), 16)
+    assert counter.get_total_flops() == 2 * 2 * 49**2 * 64
+
+
+def test_equal_scores_and_nan_scores_still_give_routes():
+    assert _bra_cpu.route(torch.zeros(1, 4, 4, 12), 4, (2, 2), 3).tolist() == [[[0, 1, 2]] * 4]
+    broken = torch.full((1, 4, 4, 12), float("nan"))
+    assert _bra_cpu.route(broken, 4, (2, 2), 3).tolist() == [[[0, 1, 2]] * 4]
+
+
 def test_gradients_by_finite_differences():
     arguments, options = problem((1, 5, 4, 2, 4, 6, (2, 2), 2, 3, False))
     inputs = [arguments[0].requires_grad_(), *(t.requires_grad_() for t in arguments[2:])]
