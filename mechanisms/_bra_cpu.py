@@ -96,11 +96,17 @@ def unsupported(
     """
     if qkv.device.type != "cpu":
         return f"the fused CPU kernel takes tensors of the CPU, not of {qkv.device.type}"
-    if qkv.dtype not in (torch.float32, torch.bfloat16):
-        return f"the fused CPU kernel takes float32 and bfloat16, not {str(qkv.dtype).removeprefix('torch.')}"
+    if refusal := _refused(qkv.dtype):
+        return refusal
     if qkv.shape[3] > _MAX_HEAD_DIM * num_heads:
         return f"the fused CPU kernel takes heads of at most {_MAX_HEAD_DIM // 3} channels"
     return _missing()
+
+
+def _refused(dtype: torch.dtype) -> str:
+    if dtype in (torch.float32, torch.bfloat16):
+        return ""
+    return f"the fused CPU kernel takes float32 and bfloat16, not {str(dtype).removeprefix('torch.')}"
 
 
 @torch.compiler.assume_constant_result
@@ -156,7 +162,10 @@ def _numbers(
 
     Raises:
         ValueError: they do not.
+        ImplementationError: the C++ does not read this dtype.
     """
+    if refusal := _refused(qkv.dtype):
+        raise ImplementationError(f"implementation 'fused' cannot run here: {refusal}; use impl='eager'")
     B, H, W, channels = qkv.shape
     h, w = region
     R = -(-H // h) * -(-W // w)
@@ -258,7 +267,7 @@ def route(qkv: Tensor, qk_dim: int, region: tuple[int, int], topk: int) -> Tenso
     Raises:
         ImplementationError: it cannot run here, see :func:`unsupported`.
     """
-    return _route(qkv, qk_dim, list(region), topk)
+    return _route(qkv.detach(), qk_dim, list(region), topk)
 
 
 def _routes(qkv: Tensor, region: Sequence[int], topk: int) -> Tensor:

@@ -75,11 +75,16 @@ class Task {
     for (int r = 0; r < g_.regions; ++r)
       if (std::isnan(score[r])) score[r] = std::numeric_limits<float>::infinity();
     int64_t* to = static_cast<int64_t*>(p_.out) + (image_ * g_.regions + region) * p_.topk;
-    for (int r = 0; r < g_.regions; ++r) {
-      int before = 0;
-      for (int other = 0; other < r; ++other) before += score[other] >= score[r];
-      for (int other = r + 1; other < g_.regions; ++other) before += score[other] > score[r];
-      if (before < p_.topk) to[before] = r;
+    for (int first = 0; first < g_.regions; first += kLanes) {
+      const Vec own = load(score + first);
+      Ints before = {}, number;
+      for (int i = 0; i < kLanes; ++i) number[i] = first + i;
+      for (int other = 0; other < g_.regions; ++other) {
+        const Vec x = splat(score[other]);
+        before -= (x > own) | ((x == own) & (number > other));  // a comparison that holds is -1
+      }
+      for (int i = 0; i < kLanes && first + i < g_.regions; ++i)
+        if (before[i] < p_.topk) to[before[i]] = first + i;
     }
   }
 };

@@ -37,6 +37,7 @@ constexpr int kRow = 2;
 typedef float Quad __attribute__((vector_size(16)));
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
+typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t HalfBits __attribute__((vector_size(kLanes * 2)));
 
 struct bfloat16 {

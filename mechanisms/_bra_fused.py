@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from attnbench.errors import ImplementationError
-from attnbench.mechanisms import _bra_cpu, _bra_triton
+from attnbench.mechanisms import _bra, _bra_cpu, _bra_triton
 
 _KERNELS: dict[str, Any] = {"cpu": _bra_cpu, "cuda": _bra_triton}
 
@@ -47,3 +47,8 @@ def attention(
         raise ImplementationError(f"implementation 'fused' cannot run here: {reason}; use impl='auto'")
     out: Tensor = _KERNELS[qkv.device.type].attention(qkv, routes, lepe_weight, lepe_bias, **how)
     return out
+
+
+def route(qkv: Tensor, qk_dim: int, region: tuple[int, int], topk: int) -> Tensor:
+    """:func:`_bra.route`, in one pass where the device's kernels have one: on a CPU."""
+    return (_bra_cpu if qkv.device.type == "cpu" else _bra).route(qkv, qk_dim, region, topk)

@@ -141,9 +141,9 @@ class BiLevelRoutingAttention(nn.Module):
         H, W = x.shape[1:3]
         qkv = self._project(x)
         region = self._region(H, W)
-        routes = self._route(qkv, region)
-        lepe = (None, None) if self.lepe is None else (self.lepe.weight, self.lepe.bias)
         impl = resolve(self, qkv, H, W)
+        routes = self._route(qkv, region, fused=impl == "fused")
+        lepe = (None, None) if self.lepe is None else (self.lepe.weight, self.lepe.bias)
         if impl == "unfused":
             impl = self._unfused(qkv.device, qkv.dtype, H, W, torch.is_grad_enabled() and qkv.requires_grad)
         how: dict[str, Any] = {}
@@ -214,10 +214,11 @@ class BiLevelRoutingAttention(nn.Module):
         qkv: Tensor = self.qkv(x)
         return qkv
 
-    def _route(self, qkv: Tensor, region: tuple[int, int]) -> Tensor:
+    def _route(self, qkv: Tensor, region: tuple[int, int], fused: bool = False) -> Tensor:
         if self.detach_routing:
             qkv = qkv.detach()
-        return _bra.route(qkv, self.qk_dim, region, self.topk)
+        route = _bra_fused.route if fused else _bra.route
+        return route(qkv, self.qk_dim, region, self.topk)
 
     def _small(self, height: int, width: int) -> bool:
         """Whether to mask rather than gather: where a mask costs little and gathering would copy much."""

@@ -273,6 +273,14 @@ def test_what_is_not_supported_has_a_reason(qkv, message):
     assert bool(message) == bool(reason)
 
 
+def test_a_map_in_float64_is_never_read_as_something_else():
+    arguments, options = problem(SWIN_STAGES[2], torch.double)
+    with pytest.raises(ImplementationError, match="float32 and bfloat16, not float64"):
+        _bra_cpu.attention(*arguments, **options)
+    with pytest.raises(ImplementationError, match="float32 and bfloat16, not float64"):
+        _bra_cpu.route(arguments[0], 64, (2, 2), 1)
+
+
 def test_without_a_compiler_the_error_says_so(monkeypatch):
     monkeypatch.setattr(_bra_cpu, "_library", lambda: "there is no C++ compiler")
     arguments, options = problem(SWIN_STAGES[2])
