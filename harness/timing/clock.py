@@ -137,6 +137,6 @@ def fault(samples: Sequence[Sample]) -> str:
         share = median(s.device_s / s.host_s for s in samples[start : start + size])
         if share > 1.02:
             return f"the device's clock shows {share:.2f} times what passed on the host's"
-        if share < 0.7:
+        if share < 0.5:
             return f"the device's clock shows {share:.2f} of what the host waited: does it wait for the work?"
     return ""

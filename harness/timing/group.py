@@ -112,7 +112,8 @@ def measure(group: Group, open_candidate: Open, progress: Progress) -> list[Outc
             group.ready[key] = candidate.prepare(cell, Cap(group.effort.warmup_s))
         except Exception as error:
             group.failed[key] = error
-            group.alive.pop(key, None)
+            if key in group.alive:
+                group.alive.pop(key).close()
         progress.step(f"{cell}: warm-up")
     blocks = _blocks(group, tag, progress)
     group.failed |= blocks.failed

@@ -35,8 +35,7 @@ def compare(step: Workload, device: torch.device, repeats: int, pairs: int) -> R
     if device.type != "cuda":
         return Replay(reason="CUDA graphs are CUDA's")
     if step.optimizer is not None:
-        for group in step.optimizer.param_groups:
-            group["capturable"] = True
+        _make_capturable(step.optimizer, device)
     try:
         graph = _capture(step, device)
         clock = CudaClock(device)
@@ -46,10 +45,18 @@ def compare(step: Workload, device: torch.device, repeats: int, pairs: int) -> R
             return step.images
 
         both = [(clock(step, repeats).device_s, clock(replayed, repeats).device_s) for _ in range(pairs)]
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         torch.cuda.synchronize(device)
-        return Replay(reason=f"not capturable: {str(error).splitlines()[0]}")
+        return Replay(reason=f"not capturable: {(str(error).splitlines() or [type(error).__name__])[0]}")
     return Replay(*(median(times) / repeats for times in zip(*both, strict=True)))
+
+
+def _make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Let the optimiser count its steps on the device: a graph cannot read the host's memory."""
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    for state in optimizer.state.values():
+        state["step"] = state["step"].to(device)
 
 
 def _capture(step: Workload, device: torch.device) -> torch.cuda.CUDAGraph:

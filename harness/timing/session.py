@@ -84,6 +84,8 @@ class Session:
 
     def __init__(self, cell: Cell, device: torch.device, clock: Clock | None = None) -> None:
         self._device, self._given_clock = device, clock
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # events and graphs are of the current device
         self._model: Model = build(cell)
         self._step: Workload | None = None
         self._last = torch.empty(0)
@@ -133,7 +135,7 @@ class Session:
             step_s: seconds per step that were measured.
 
         Raises:
-            DishonestError: an answer was kept, or a weight did not learn.
+            DishonestError: an answer was kept, or the backward pass was left out.
         """
         honesty.check(self._workload, self._seen, self._last, step_s, self._clock)
 
