@@ -128,6 +128,6 @@ def _keep(cell: Cell, samples: list[float], implementation: str, info: dict[str,
         spread=spread,
         implementation=implementation,
         details=dict(info),
-        environment=environment.describe(torch.device(cell.device)),
+        environment=environment.describe(torch.device(cell.device)) | environment.state(),
     )
     store.append(out / "records" / f"{cell.machine}.jsonl", [record])

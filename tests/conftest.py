@@ -42,7 +42,7 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     """
     from attnbench.harness import environment
 
-    facts = environment.describe(environment.resolve_device("auto"))
+    facts = environment.describe(environment.resolve_device("auto")) | environment.state()
     machine_info["attnbench"] = {name: facts[name] for name in ("device_name", "threads", "libraries")}
 
 

@@ -31,7 +31,7 @@ def content(comparison: Comparison) -> dict[str, Any]:
             "precision": setting.precision,
             "batch_size": setting.batch_size,
             "resolution": setting.resolution,
-            "environment": environment.describe(setting.device),
+            "environment": environment.describe(setting.device) | environment.state(),
         },
         "ceilings": asdict(comparison.ceilings),
         "gap": comparison.gap(),
@@ -86,7 +86,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 def _conditions(comparison: Comparison) -> str:
     setting, ceilings, own = comparison.setting, comparison.ceilings, comparison.subject
-    facts = environment.describe(setting.device)
+    facts = environment.describe(setting.device) | environment.state()
     threads = "" if setting.device.type == "cuda" else f", {facts['threads']} threads"
     return (
         f"{own.name} ({own.implementation}) in {own.cell.layout}, {setting.mode} {setting.precision}, "
