@@ -1,14 +1,14 @@
 """Fused bi-level routing attention in Triton: the public function, the operators, their gradients.
 
-Same function as the eager twin, ``_bra.map_attention``. Three custom operators, so that it can be compiled
-(``fullgraph=True``), exported, checkpointed and captured in a CUDA graph: nothing waits for the GPU and no
-shape depends on data. The kernels are in the ``_bra_triton_*`` files beside this one, imported when first
-run, so that this file imports without Triton.
+Same functions as the eager twins, ``_bra.map_attention`` and ``_bra.route``. Four custom operators, so that
+they can be compiled (``fullgraph=True``), exported, checkpointed and captured in a CUDA graph: nothing waits
+for the GPU and no shape depends on data. The kernels are in the ``_bra_triton_*`` files beside this one,
+imported when first run, so that this file imports without Triton.
 
 Every sum has a fixed order and there are no atomics: results are the same from run to run, and a
 deterministic mode would cost nothing.
 
-float32: matrix products by three TF32 products each (``tf32x3``), which keeps float32's 24 bits; by one, as
+float32: matrix products by three TF32 products each (``tf32x3``; docs/bra_fused.md has its error), by one, as
 for torch's own products, only where torch has been told to (``torch.backends.cuda.matmul.fp32_precision``).
 """
 
@@ -59,6 +59,15 @@ def attention(
     return bra_forward(
         qkv, routes, lepe_weight, lepe_bias, num_heads, dim, h, w, float(scale), attend_padding
     )[0]
+
+
+def route(qkv: Tensor, qk_dim: int, region: tuple[int, int], topk: int) -> Tensor:
+    """(B, R, k) regions that each region attends to, best first; see ``_bra.route``.
+
+    Means and scores are in float32 whatever the dtype of ``qkv``: in bfloat16 the choice may differ from the
+    twin's, towards that in float64. No gradient passes.
+    """
+    return bra_route(qkv.detach(), qk_dim, *region, topk)
 
 
 def unsupported(
@@ -133,6 +142,33 @@ def problem_of(
     )  # fmt: skip
 
 
+@torch.library.custom_op("attnbench::bra_route", mutates_args=())
+def bra_route(qkv: Tensor, qk_dim: int, region_h: int, region_w: int, topk: int) -> Tensor:
+    """(B, R, min(topk, R)) int64."""
+    from attnbench.mechanisms import _bra_triton_route as kernels
+
+    routes = _routes(qkv, region_h, region_w, topk)
+    B, R, _ = routes.shape
+    means = qkv.new_empty((B, R, 2 * qk_dim), dtype=torch.float32)
+    kernels.means_launch(qkv.contiguous(), means, (region_h, region_w)).run()
+    if R > kernels.MOST_REGIONS:
+        q, k = means.split(qk_dim, dim=-1)
+        return (q @ k.transpose(1, 2)).topk(routes.shape[2], dim=-1).indices
+    kernels.choice_launch(means, routes).run()
+    return routes
+
+
+@bra_route.register_fake
+def _(qkv: Tensor, qk_dim: int, region_h: int, region_w: int, topk: int) -> Tensor:
+    return _routes(qkv, region_h, region_w, topk)
+
+
+def _routes(qkv: Tensor, region_h: int, region_w: int, topk: int) -> Tensor:
+    B, H, W, _ = qkv.shape
+    regions = -(-H // region_h) * -(-W // region_w)
+    return qkv.new_empty((B, regions, min(topk, regions)), dtype=torch.int64)
+
+
 @torch.library.custom_op("attnbench::bra_forward", mutates_args=())
 def bra_forward(
     qkv: Tensor,
@@ -148,7 +184,7 @@ def bra_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output, log2-sum-exp2 (B, heads, H·W), and what the kernels walked: routing bits, or nothing."""
     from attnbench.mechanisms import _bra_triton_forward as forward
-    from attnbench.mechanisms import _bra_triton_routing as routing
+    from attnbench.mechanisms import _bra_triton_lists as lists
 
     qkv, routes = qkv.contiguous(), routes.contiguous()
     taps, bias = _taps_first(lepe_weight), None if lepe_bias is None else lepe_bias.contiguous()
@@ -156,7 +192,7 @@ def bra_forward(
     _check(qkv, routes, problem)
     out, lse, bits = _outputs(qkv, problem)
     if problem.masked:
-        routing.bits_launch(routes, bits).run()
+        lists.bits_launch(routes, bits).run()
     index = bits if problem.masked else routes
     forward.forward_launch(qkv, index, taps, bias, out, lse, problem).run()
     return out, lse, bits
@@ -217,7 +253,7 @@ def bra_backward(
     """Gradient of ``qkv``, from that of the output and what the forward pass returned."""
     from attnbench.mechanisms import _bra_triton_backward_kv as backward_kv
     from attnbench.mechanisms import _bra_triton_backward_q as backward_q
-    from attnbench.mechanisms import _bra_triton_routing as routing
+    from attnbench.mechanisms import _bra_triton_lists as lists
 
     grad_out, qkv, routes = grad_out.contiguous(), qkv.contiguous(), routes.contiguous()
     taps = _taps_first(lepe_weight)
@@ -228,7 +264,7 @@ def bra_backward(
         index = routes
         seen_by = routes.new_empty((problem.batch, problem.regions * problem.topk), dtype=torch.int32)
         starts = routes.new_empty((problem.batch, problem.regions + 1), dtype=torch.int32)
-        routing.inverse_launch(routes, seen_by, starts).run()
+        lists.inverse_launch(routes, seen_by, starts).run()
     backward_q.backward_q_launch(qkv, index, grad_out, lse, delta, grad_qkv, problem).run()
     backward_kv.backward_kv_launch(qkv, seen_by, starts, taps, grad_out, lse, delta, grad_qkv, problem).run()
     return grad_qkv
@@ -280,6 +316,13 @@ def _gradients(ctx: Any, grad_out: Tensor, *_: Any) -> tuple[Tensor | None, ...]
 
 
 bra_forward.register_autograd(_gradients, setup_context=_save)
+
+
+@register_flop_formula(torch.ops.attnbench.bra_route)
+def route_flops(qkv: Any, qk_dim: int, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """The scores; means are free, as pooling is."""
+    batch, regions, _topk = out_shape
+    return 2 * batch * regions**2 * qk_dim
 
 
 @register_flop_formula(torch.ops.attnbench.bra_forward)

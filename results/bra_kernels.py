@@ -46,7 +46,8 @@ def launches(problem: Problem, dtype: torch.dtype) -> Iterator[tuple[str, Launch
     from attnbench.mechanisms import _bra_triton_backward_lepe as backward_lepe
     from attnbench.mechanisms import _bra_triton_backward_q as backward_q
     from attnbench.mechanisms import _bra_triton_forward as forward
-    from attnbench.mechanisms import _bra_triton_routing as routing
+    from attnbench.mechanisms import _bra_triton_lists as lists
+    from attnbench.mechanisms import _bra_triton_route as route
 
     def empty(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -59,11 +60,14 @@ def launches(problem: Problem, dtype: torch.dtype) -> Iterator[tuple[str, Launch
     routes = empty(B, problem.regions, problem.topk, dtype=torch.int64)
     words = empty(B, problem.regions, -(-problem.regions // 32), dtype=torch.int32)
     index, inverse = (words, None) if problem.masked else (routes, words)
+    means = empty(B, problem.regions, 2 * problem.heads * problem.qk, dtype=torch.float32)
+    yield "means", route.means_launch(qkv, means, problem.region)
+    yield "choice", route.choice_launch(means, routes)
     if problem.masked:
-        yield "bits", routing.bits_launch(routes, words)
+        yield "bits", lists.bits_launch(routes, words)
     yield "forward", forward.forward_launch(qkv, index, taps, bias, out, row, problem)
     if inverse is not None:
-        yield "inverse", routing.inverse_launch(routes, words, words)
+        yield "inverse", lists.inverse_launch(routes, words, words)
     yield "backward_q", backward_q.backward_q_launch(qkv, index, out, row, row, qkv, problem)
     yield (
         "backward_kv",

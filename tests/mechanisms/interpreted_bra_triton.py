@@ -188,6 +188,33 @@ def test_flops_are_those_of_the_eager_twin(lepe):
         assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize(
+    ("size", "region", "topk"),
+    [((14, 14), (2, 2), 16), ((9, 11), (4, 3), 3), ((7, 7), (1, 1), 99), ((18, 21), (9, 11), 4)],
+)
+def test_routing_chooses_the_regions_of_the_eager_twin(size, region, topk):
+    torch.manual_seed(0)
+    qkv = torch.randn(2, *size, 2 * 40 + 8)
+    with FlopCounterMode(display=False) as counter:
+        routes = _bra_triton.route(qkv, 40, region, topk)
+    expected = _bra.route(qkv.double(), 40, region, topk)
+    assert torch.equal(routes, expected)
+    assert counter.get_total_flops() == 2 * 2 * expected.shape[1] ** 2 * 40
+    torch.library.opcheck(_bra_triton.bra_route, (qkv, 40, *region, topk), test_utils="test_faketensor")
+
+
+def test_routing_of_many_regions_and_of_not_a_number_stays_within_the_map():
+    from attnbench.mechanisms import _bra_triton_route
+
+    qkv = torch.randn(1, 6, 6, 24)
+    expected = _bra_triton.route(qkv, 8, (2, 2), 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_bra_triton_route, "MOST_REGIONS", 8)
+        assert torch.equal(_bra_triton.route(qkv, 8, (2, 2), 3), expected)
+    routes = _bra_triton.route(qkv.fill_(torch.nan), 8, (2, 2), 9)
+    assert torch.equal(routes.sort(-1).values, torch.arange(9).expand(1, 9, 9))
+
+
 def test_routes_of_another_shape_are_refused():
     qkv, routes, weight, bias = CASES["16 tokens"].inputs()
     with pytest.raises(ValueError, match=r"routes must be int64 \(2, 6, k\), got torch.int64 \(2, 5, 4\)"):

@@ -30,7 +30,7 @@ def test_forward_kernels_neither_spill_nor_crowd_and_all_read_wide(dtype, capabi
     found = list(bra_kernels.rows(dtype, capability))
     assert {row["stage"] for row in found} == {1, 2, 3, 4}
     for row in found:
-        if row["kernel"] in ("bits", "inverse"):
+        if row["kernel"] in ("bits", "inverse", "choice"):  # a few KB each
             continue
         assert row["wide_loads"] >= 4, row
         if row["kernel"] == "forward":
@@ -38,14 +38,14 @@ def test_forward_kernels_neither_spill_nor_crowd_and_all_read_wide(dtype, capabi
             assert row["registers"] <= most_registers(dtype, capability), row
         if capability == 90:
             assert row["spills"] == 0, row
-        if row["kernel"] != "backward_lepe":
+        if row["kernel"] not in ("backward_lepe", "means"):
             assert row["products"] > 0, row  # the matrix units, float32 too
 
 
 def test_the_table_is_complete_and_keeps_to_the_limits():
     """``python -m attnbench.results.bra_kernels`` writes it; compilers differ, so its numbers may too."""
     table = recorded()
-    kernels = {"forward", "backward_q", "backward_kv", "backward_lepe"}
+    kernels = {"means", "choice", "forward", "backward_q", "backward_kv", "backward_lepe"}
     assert {
         (row["capability"], row["dtype"], row["stage"], row["kernel"])
         for row in table
