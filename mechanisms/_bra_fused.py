@@ -50,5 +50,11 @@ def attention(
 
 
 def route(qkv: Tensor, qk_dim: int, region: tuple[int, int], topk: int) -> Tensor:
-    """:func:`_bra.route`, in one pass where the device's kernels have one: on a CPU."""
-    return (_bra_cpu if qkv.device.type == "cpu" else _bra).route(qkv, qk_dim, region, topk)
+    """:func:`_bra.route`, in one pass on a CPU and in two kernels on a CUDA device.
+
+    Where there is no kernel the twin routes: what follows it, :func:`attention`, then says why.
+    """
+    kind = qkv.device.type
+    if kind == "cuda" and not _bra_triton.unavailable(kind):
+        return _bra_triton.route(qkv, qk_dim, region, topk)
+    return (_bra_cpu if kind == "cpu" else _bra).route(qkv, qk_dim, region, topk)

@@ -80,7 +80,7 @@ def unsupported(
     dim: int | None = None,
 ) -> str:
     """Why these kernels cannot take this problem; empty if they can. Runs nothing on the device."""
-    reason = _unavailable(qkv.device.type)
+    reason = unavailable(qkv.device.type)
     if reason:
         return reason
     if qkv.dtype not in _DTYPES:
@@ -98,7 +98,7 @@ def unsupported(
 
 @torch.compiler.assume_constant_result  # so that a compiled module can ask, too
 @functools.cache
-def _unavailable(device: str) -> str:
+def unavailable(device: str) -> str:
     """Why Triton cannot run on this kind of device here."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"

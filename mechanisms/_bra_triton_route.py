@@ -1,7 +1,7 @@
 """Routing of fused bi-level routing attention: means of regions, scores, top-k. Eager twin: ``_bra.route``.
 
 Two launches instead of pooling, product and torch's top-k (five or so). *Means*: a program a region and 64
-channels of q and k, which are 128 or 256 contiguous bytes a token; v is not read, which pooling the whole
+to 256 channels of q and k, which are contiguous in a token; v is not read, which pooling the whole
 map would. *Choice*: a program for 16 regions of an image; their scores with all R regions stay in
 registers, summed over the channels 32 at a time in float32 (never TF32: a wrong digit is a wrong region),
 and the best is taken out k times. 16 rows by at most 512 columns in float32 are 64 registers a thread of
@@ -94,16 +94,19 @@ def means_launch(qkv: Tensor, means: Tensor, region: tuple[int, int]) -> Launch:
     """Mean q and k of each region's real tokens: (B, H, W, C') to (B, R, 2·qk_dim) float32."""
     B, H, W, stride = qkv.shape
     regions, channels = means.shape[1:]
+    block = min(64, power_of_two(region[0] * region[1]))
+    block_c = min(256, 4096 // block)  # a tile of at most 4096 values: 32 a thread of four warps
     constants = {
         "STRIDE": stride,
         "CHANNELS": channels,
         "REGION_H": region[0],
         "REGION_W": region[1],
-        "BLOCK": min(64, power_of_two(region[0] * region[1])),
-        "BLOCK_C": 64,
+        "BLOCK": block,
+        "BLOCK_C": block_c,
     }
+    programs = B * regions * -(-channels // block_c)
     arguments = (qkv, means, H, W, -(-W // region[1]), regions)
-    return Launch(means_kernel, B * regions * -(-channels // 64), arguments, constants, warps=4)
+    return Launch(means_kernel, programs, arguments, constants, warps=max(1, block * block_c // 1024))
 
 
 def choice_launch(means: Tensor, routes: Tensor) -> Launch:

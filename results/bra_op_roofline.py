@@ -1,9 +1,10 @@
 """BRA's attention alone against the roofline of this GPU: ``python -m attnbench.results.bra_op_roofline``.
 
-For each stage of the Swin-T layout: time of the fused operator, forward and backward, with and without LePE,
-by replays of a CUDA graph between events (so launches from Python do not count), and what share of it the
-roofline would take: the larger of compulsory bytes over the bandwidth of a copy and FLOPs over the rate
-of a matrix product, both measured just before. Goals for stages 1 to 3: 60 % forward, 45 % backward.
+For each stage of the Swin-T layout: time of routing and of the fused operator, forward and backward, with
+and without LePE, by replays of a CUDA graph between events (so launches from Python do not count), and what
+share of it the roofline would take: the larger of compulsory bytes over the bandwidth of a copy and FLOPs
+over the rate of a matrix product, both measured just before. Goals for stages 1 to 3: 60 % forward, 45 %
+backward.
 
 Writes a table to the terminal and, with ``--out``, the same as CSV. Without a GPU the whole is rehearsed by
 ``TRITON_INTERPRET=1 python -m attnbench.results.bra_op_roofline --rehearse``: Triton's interpreter on one
@@ -31,18 +32,21 @@ Clock = Callable[[Callable[[], object]], float]
 
 
 def compulsory_bytes(problem: Problem, what: str) -> int:
-    """Bytes that any implementation moves: q, k, v read, the output written; or those, dO and gradients.
+    """Bytes that any implementation moves: q, k, v read, the output written; or those, dO, gradients.
 
-    Log-sum-exp, routes and LePE's weights are under 3 % of it and left out.
+    For routing, q and k read. Log-sum-exp, routes and LePE's weights are under 3 % of it and left out.
     """
     tokens = problem.batch * problem.height * problem.width
     qkv = problem.heads * (2 * problem.qk + problem.v)
     out = problem.heads * problem.v
-    return tokens * problem.element_bytes * (qkv + out if what == "forward" else 2 * qkv + out)
+    values = {"route": qkv - out, "forward": qkv + out, "backward": 2 * qkv + out}
+    return tokens * problem.element_bytes * values[what]
 
 
 def flops(problem: Problem, what: str) -> int:
     """FLOPs of the definition, two a multiply-add; backward twice forward."""
+    if what == "route":
+        return 2 * problem.batch * problem.regions**2 * problem.heads * problem.qk
     pairs = problem.batch * problem.regions * problem.topk * problem.tokens**2
     local = problem.batch * problem.height * problem.width * problem.heads * problem.v * problem.lepe**2
     forward = 2 * (pairs * problem.heads * (problem.qk + problem.v) + local)
@@ -69,7 +73,11 @@ def calls(problem: Problem, dtype: torch.dtype, device: str) -> dict[str, Callab
         found = [fused.bra_backward(grad, qkv, routes, taps, lse, bits, *options)]
         return [*found, fused.bra_backward_lepe(grad, qkv, problem.lepe)] if problem.lepe else found
 
-    return {"forward": lambda: fused.bra_forward(qkv, routes, taps, bias, *options), "backward": backward}
+    return {
+        "route": lambda: fused.bra_route(qkv, problem.heads * problem.qk, *problem.region, problem.topk),
+        "forward": lambda: fused.bra_forward(qkv, routes, taps, bias, *options),
+        "backward": backward,
+    }
 
 
 def graph_seconds(call: Callable[[], object], replays: int = 20, rounds: int = 15) -> float:
@@ -132,7 +140,7 @@ def measure(
                         "microseconds": round(seconds * 1e6, 1),
                         "roofline_microseconds": round(floor * 1e6, 1),
                         "share": round(floor / seconds, 3),
-                        "goal": GOALS[what] if stage < 4 else "",
+                        "goal": GOALS.get(what, "") if stage < 4 else "",
                         "copy_tb_per_s": round(bandwidth / 1e12, 3),
                         "product_tflop_per_s": round(rate / 1e12, 1),
                     }
@@ -159,8 +167,9 @@ def main() -> None:
         rows = []
         for name in options.dtypes:
             rows += measure(name, problems(DTYPES[name], options.batch), "cuda", graph_seconds, 8192)
-    for line in [list(rows[0]), *(list(row.values()) for row in rows)]:
-        print("  ".join(f"{value:>{len(name)}}" for name, value in zip(rows[0], line, strict=True)))
+    header: dict[str, object] = {name: name for name in rows[0]}
+    for row in [header, *rows]:
+        print("  ".join(f"{value!s:>{len(name)}}" for name, value in row.items()))
     if options.out:
         with options.out.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0], lineterminator="\n")

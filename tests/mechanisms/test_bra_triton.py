@@ -1,5 +1,6 @@
 """Fused BRA in Triton where there is no GPU: numbers by the interpreter, tiles, and clear refusals."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -7,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from attnbench.mechanisms import _bra_triton
 from attnbench.mechanisms._bra_triton_launch import LIMITS, choose_tiles, power_of_two, walks_all_keys
+from attnbench.results import bra_kernels, bra_op_roofline
 
 INTERPRETED = Path(__file__).with_name("interpreted_bra_triton.py")
 
@@ -25,6 +29,30 @@ def test_kernels_equal_the_eager_twin_in_tritons_interpreter():
     assert "skipped" not in done.stdout
 
 
+@pytest.mark.slow
+def test_the_roofline_of_the_operator_is_rehearsed_without_a_gpu(tmp_path):
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "attnbench.results.bra_op_roofline", "--rehearse", "--out"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    path = tmp_path / "roofline.csv"
+    done = subprocess.run([*command, path], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-1000:]
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["lepe"], row["pass"]) for row in rows] == [
+        (lepe, what) for lepe in ("3", "0") for what in ("route", "forward", "backward")
+    ]
+    assert all(0 < float(row["share"]) < 1 for row in rows)
+
+
+def test_floors_are_those_of_the_notes_page():
+    """docs/bra_fused.md, stage 1 in bf16 at batch 128."""
+    first = bra_kernels.problems(torch.bfloat16)[0]
+    counts = [bra_op_roofline.compulsory_bytes(first, what) for what in ("route", "forward", "backward")]
+    assert [round(count / 1e6) for count in counts] == [154, 308, 539]
+    assert round(bra_op_roofline.flops(first, "forward") / 1e9, 1) == 9.9 + 1.9
+
+
 OPTIONS = {"num_heads": 2, "region": (2, 2), "topk": 1, "lepe_kernel": 0}
 
 
@@ -38,7 +66,7 @@ def test_says_why_it_cannot_run():
 
 @pytest.fixture
 def available(monkeypatch):
-    monkeypatch.setattr(_bra_triton, "_unavailable", lambda device: "")
+    monkeypatch.setattr(_bra_triton, "unavailable", lambda device: "")
 
 
 @pytest.mark.parametrize(
@@ -79,6 +107,35 @@ def test_the_module_imports_without_triton():
     root = str(Path(__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True)
     assert done.stdout.strip() == "triton is not installed", done.stderr
+
+
+class Allocations(TorchDispatchMode):
+    """Bytes of all that operators return, as if nothing were ever freed."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor._base is None:
+                self.total += tensor.nbytes
+        return out
+
+
+def test_memory_is_small_and_does_not_grow_with_k():
+    """BiFormer's issue tracker: 600 × 500, 20 channels, 100 GB. Workspace inside the operators is not seen:
+    delta, as large as the log-sum-exp, and lists of R·k numbers."""
+    totals = {}
+    for topk in (1, 4, 16, 49):
+        qkv = torch.empty(1, 600, 500, 60, device="meta", requires_grad=True)
+        taps = torch.empty(20, 1, 5, 5, device="meta", requires_grad=True)
+        routes = torch.empty(1, 49, topk, dtype=torch.int64, device="meta")
+        with Allocations() as seen:
+            options = {"num_heads": 1, "region": (86, 72), "scale": 1.0, "attend_padding": False}
+            _bra_triton.attention(qkv, routes, taps, None, **options).square().sum().backward()
+        totals[topk] = seen.total
+    assert max(totals.values()) < 2**29
+    assert len(set(totals.values())) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from attnbench import Site, get
 from attnbench.mechanisms import _bra, _bra_triton
 
 pytestmark = pytest.mark.gpu
@@ -85,6 +86,25 @@ def test_output_and_gradients_are_as_exact_as_the_eager_twin(shape, dtype):
     for tensor, truth in exact.items():
         error, allowed = ((found[tensor] - truth).norm() for found in (fused, eager))
         assert error <= 2 * allowed + torch.finfo(dtype).eps * truth.norm(), tensor
+
+
+@pytest.mark.parametrize("size", [(56, 56, 8, 8), (14, 14, 2, 2), (50, 45, 8, 7), (60, 60, 2, 2)])
+def test_routing_chooses_the_regions_of_the_eager_twin(size):
+    torch.manual_seed(0)
+    qkv = torch.randn(4, *size[:2], 3 * 96, device="cuda")
+    routes = _bra_triton.route(qkv, 96, size[2:], 4)
+    assert torch.equal(routes, _bra.route(qkv.double(), 96, size[2:], 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_the_module_runs_fused_compiled_as_not(stage, dtype):
+    torch.manual_seed(0)
+    site = Site(96 << stage, 3 << stage, 56 >> stage, 56 >> stage, stage)
+    module = get("bra").build(site, impl="fused").to("cuda", dtype)
+    x = torch.randn(4, site.height, site.width, site.dim, device="cuda", dtype=dtype)
+    compiled = torch.compile(module, fullgraph=True)
+    torch.testing.assert_close(compiled(x), module(x))
 
 
 @pytest.mark.parametrize("name", ["stage 1", "stage 2", "stage 3"])

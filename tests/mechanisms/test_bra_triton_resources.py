@@ -32,7 +32,7 @@ def test_forward_kernels_neither_spill_nor_crowd_and_all_read_wide(dtype, capabi
     for row in found:
         if row["kernel"] in ("bits", "inverse", "choice"):  # a few KB each
             continue
-        assert row["wide_loads"] >= 4, row
+        assert row["wide_loads"] >= (1 if row["kernel"] == "means" else 4), row
         if row["kernel"] == "forward":
             assert row["stack_bytes"] == row["spills"] == 0, row
             assert row["registers"] <= most_registers(dtype, capability), row
