@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from attnbench import AttnbenchError, store
+from attnbench import AttnbenchError, render, store, tables
 from attnbench.record import SCHEMA, Cell, Measurement
 
 
@@ -92,7 +93,7 @@ import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 from test_store import measurement
-from attnbench import AttnbenchError, store
+from attnbench import AttnbenchError, render, store, tables
 path = Path({path!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, -1))
@@ -139,3 +140,30 @@ def test_kill_loses_no_line(tmp_path: Path) -> None:
     found, warnings = read(path)
     assert not warnings
     assert len(found) == path.read_bytes().count(b"\n")
+
+
+def test_ten_thousand_cells_load_and_render_in_two_seconds(tmp_path: Path) -> None:
+    environment = {f"fact {number}": {"name": "value", "list": [1, 2]} for number in range(20)}
+    lines = []
+    for number in range(10_000):
+        options = {"topk": number // 4}
+        mode, precision = ("infer", "train")[number % 2], ("fp32", "amp")[number // 2 % 2]
+        where = {"device": "cpu", "machine": "m", "preset": "quick", "mode": mode, "precision": precision}
+        cell = Cell(
+            mechanism="bra", layout="swin_t", metric="throughput", resolution=224, options=options, **where
+        )
+        samples = [10.0 + number % 7 + k for k in range(15)]
+        fields = {"samples": samples, "implementation": "eager", "environment": environment}
+        record = Measurement.of(cell, "throughput", 17.0, "images/s", **fields)
+        lines.append(record.model_dump_json())
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        found, warnings = read(tmp_path)
+        text = render.render(tables.ablation(found), "md")
+        seconds.append(time.perf_counter() - began)
+    assert len(found) == 10_000
+    assert not warnings
+    assert text.count("\n| ") >= 2_500
+    assert min(seconds) < 2
