@@ -254,6 +254,34 @@ class FasterIsDifferent(Honest):
         return weights * (1 + 1e-6) if self.impl == "fast" else weights
 
 
+@liar("implementations_equal", impls=("fast", "eager"))
+class FasterIsCoarser(FasterIsDifferent):
+    """Its fast implementation is exact in float64, and rounds in what models run in."""
+
+    def weights(self, logits: Tensor) -> Tensor:
+        weights = Honest.weights(self, logits)
+        error = 1e-4 if logits.dtype == torch.float32 else 0.0
+        return weights * (1 + error) if self.impl == "fast" else weights
+
+
+@liar("executed_implementation", impls=("eager", "fast"))
+class AutoNamesAnother(Honest):
+    """Says that auto runs the fast implementation, and runs eager."""
+
+    def __init__(self, site: Site, *, impl: str = "eager") -> None:
+        super().__init__(site)
+        self.impl = impl
+
+    def implementation(
+        self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
+    ) -> str:
+        return "fast"
+
+    def weights(self, logits: Tensor) -> Tensor:
+        weights = super().weights(logits)
+        return weights.clone() if self.impl == "fast" else weights
+
+
 @liar("depends_on_input")
 class Constant(Honest):
     """Returns the same for every image."""

@@ -95,7 +95,7 @@ def _check_auto(subject: Subject, site: Site, size: Size, operators: dict[str, l
 
 
 def _compare_working(subject: Subject, impl: str, refused: dict[str, str]) -> str:
-    """Compare in the working dtypes on each device, and note where it passed and by how much it erred.
+    """Compare in the working dtypes on each device, and note where it passed (errors by those allowed).
 
     ``compiled`` is compared at each site's own size only: compiling takes seconds.
 
@@ -106,7 +106,7 @@ def _compare_working(subject: Subject, impl: str, refused: dict[str, str]) -> st
     sizes: tuple[Size, ...] = () if impl == COMPILED else ((14, 14), ODD)
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         for dtype in WORKING_DTYPES:
-            worst: dict[str, float] = {}
+            errors: dict[str, tuple[float, float]] = {}
             where = f"{impl} on {device} in {short(dtype)}"
             obstacle = subject.trial(impl, device, dtype)
             if obstacle is not None:
@@ -114,16 +114,18 @@ def _compare_working(subject: Subject, impl: str, refused: dict[str, str]) -> st
                 continue
             for site, _, size in subject.cases(*sizes):
                 try:
-                    _compare_at(subject, site, size, impl, device, dtype, worst)
+                    _add_errors(subject, site, size, impl, device, dtype, errors)
                 except ImplementationError as error:
                     refused[where] = str(error)
-                except Failure as failure:
-                    wrong.append(str(failure))
-                    worst = {}
-                    break
-            if worst:
+            shares = {name: own / _allowed(eager, dtype) for name, (own, eager) in errors.items()}
+            beyond = [name for name, share in shares.items() if not share <= 1]
+            for name in beyond[:1]:
+                own, eager = errors[name]
+                allowed = f"{_allowed(eager, dtype):.1e} is allowed, twice eager's"
+                wrong.append(f"{where}: {name} errs by {own:.1e}; {allowed}")
+            if shares and not beyond:
                 compared = subject.details.setdefault("compared", {}).setdefault(impl, {})
-                compared[f"{device} {short(dtype)}"] = {k: float(f"{v:.3g}") for k, v in worst.items()}
+                compared[f"{device} {short(dtype)}"] = {k: float(f"{v:.3g}") for k, v in shares.items()}
     return "; ".join(wrong)
 
 
@@ -136,18 +138,21 @@ def _compare(impl: str, name: str, found: Tensor | None, expected: Tensor | None
             raise Failure(f"{impl}: {name} differs from eager by {error:.1e}")
 
 
-def _compare_at(
+def _add_errors(
     subject: Subject,
     site: Site,
     size: Size,
     impl: str,
     device: str,
     dtype: torch.dtype,
-    worst: dict[str, float],
+    errors: dict[str, tuple[float, float]],
 ) -> None:
-    """Compare an implementation's error against float64 with eager's; ``worst`` collects error / allowed."""
+    """Add a case: ``errors`` has an implementation's and eager's largest against float64, by tensor.
+
+    Over all cases, since in one of a few small tensors the largest error is a matter of luck.
+    """
     x = subject.image(site, size, batch=2, dtype=dtype)
-    own = gradients(subject.build(site, impl, dtype).to(device), x.to(device))
+    found = gradients(subject.build(site, impl, dtype).to(device), x.to(device))
     key = ("eager", site, size, device, dtype)
     if key not in subject.memory:
         exact = gradients(subject.build(site, "eager", dtype).double(), x.double())
@@ -155,16 +160,17 @@ def _compare_at(
         subject.memory[key] = exact, eager, gradient_scale(exact)
     exact, eager, floor = subject.memory[key]
     for name, value in exact.items():
-        one, other = own[name], eager[name]
+        one, other = found[name], eager[name]
         if value is None or other is None:
             continue
-        error = float("inf") if one is None else difference(one.cpu(), value, floor)
-        allowed = 2 * difference(other.cpu(), value, floor) + torch.finfo(dtype).eps
-        if not error <= allowed:
-            raise Failure(
-                f"{impl}: {name} errs by {error:.1e} on {device} in {short(dtype)}; {allowed:.1e} is allowed"
-            )
-        worst[name] = max(worst.get(name, 0.0), error / allowed)
+        own = float("inf") if one is None else difference(one.cpu(), value, floor)
+        before = errors.get(name, (0.0, 0.0))
+        errors[name] = max(before[0], own), max(before[1], difference(other.cpu(), value, floor))
+
+
+def _allowed(eager: float, dtype: torch.dtype) -> float:
+    """Twice what eager errs, and one rounding where that is nothing."""
+    return 2 * eager + torch.finfo(dtype).eps
 
 
 def short(dtype: torch.dtype) -> str:
