@@ -10,7 +10,6 @@ Prints a line per case; ``--out`` writes the same as CSV. A case that runs out o
 import argparse
 import csv
 import gc
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
