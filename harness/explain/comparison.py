@@ -29,7 +29,7 @@ _SAME = 0.02
 class Effort:
     """Rounds of measuring: at least ``rounds``, then more until ``budget_s`` seconds have passed."""
 
-    rounds: int = 5
+    rounds: int = 4
     budget_s: float = 8.0
     most: int = 200
 
