@@ -146,11 +146,6 @@ def by_phase(operator: Operator) -> tuple[str, str]:
     return operator.place.part, operator.place.phase
 
 
-def by_block(operator: Operator) -> str | None:
-    """Key of a block; ``None`` outside of blocks."""
-    return operator.place.block or None
-
-
 def by_operator(operator: Operator) -> tuple[str, str, str, str, str]:
     """Key of one operator at one place of the code: part, phase, operator, line and direction."""
     return *by_phase(operator), operator.name, operator.line, operator.direction

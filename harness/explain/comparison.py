@@ -149,7 +149,7 @@ class Comparison:
     def _where(self, share: str) -> str:
         """The phase and operator of the attention that a share of time lies in most."""
         if share not in SHARES:
-            return "the operators themselves do not differ as much"
+            return "the operators do not differ as much; measure again on an idle machine"
         inside = {key: row for key, row in self.subject.phases.items() if key[0] == "attention"}
         if not inside:
             return "its attention runs no operator"
