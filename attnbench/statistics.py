@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-MARGIN = 0.005
-"""Ratios closer to 1 than this are never told apart: two copies of one model differ by as much, for where
-their weights lie in memory."""
+MARGIN = 0.03
+"""Ratios closer to 1 than this are not told from 1: copies of one model in two processes differ by as much,
+for where the system happens to put them; see docs/measuring.md."""
+
+MARGIN_IN_PROCESS = 0.005
+"""The same for candidates that share a process, its memory and its threads."""
 
 SIGNED_RANK_BLOCKS = 6
 """Fewest blocks of which a signed-rank interval at the 95 % level can be had."""
@@ -185,16 +188,20 @@ def _welch_reach(a: Array, b: Array, confidence: float) -> float:
     return _student_quantile(max(1, int(sum(parts) ** 2 / shares)), confidence) * math.sqrt(sum(parts))
 
 
-def p_value(candidate_seconds: Sequence[float], control_seconds: Sequence[float]) -> float:
+def p_value(
+    candidate_seconds: Sequence[float], control_seconds: Sequence[float], margin: float = MARGIN
+) -> float:
     """Probability of a difference at least so clear if the ratio were within the margin around 1.
 
     Of the same tests that :func:`ratio_interval` inverts, two-sided.
     """
-    d, m = log_ratios(candidate_seconds, control_seconds), math.log1p(MARGIN)
+    d, m = log_ratios(candidate_seconds, control_seconds), math.log1p(margin)
     return min(1.0, 2 * min(_above(d - m), _above(-d - m)))
 
 
-def letters(samples_by_row: Mapping[str, Sequence[float]], confidence: float = 0.95) -> dict[str, str]:
+def letters(
+    samples_by_row: Mapping[str, Sequence[float]], confidence: float = 0.95, margin: float = MARGIN
+) -> dict[str, str]:
     """Compact letter display: rows that share a letter are not told apart.
 
     All pairs are compared; of those told apart, at most 1 − ``confidence`` are expected to be mistakes
@@ -203,13 +210,14 @@ def letters(samples_by_row: Mapping[str, Sequence[float]], confidence: float = 0
     Args:
         samples_by_row: samples of each row, aligned by block, all in seconds or all in images/s.
         confidence: see above.
+        margin: ratios closer to 1 are not told apart.
 
     Returns:
         Letters by row, in the order given; ``a`` is the group of the highest median.
     """
     rows = sorted(samples_by_row, key=lambda row: -float(np.nanmedian(samples_by_row[row])))
     pairs = list(combinations(rows, 2))
-    p = np.array([p_value(samples_by_row[one], samples_by_row[other]) for one, other in pairs])
+    p = np.array([p_value(samples_by_row[one], samples_by_row[other], margin) for one, other in pairs])
     ranked = np.sort(p)
     passed = np.nonzero(ranked <= (1 - confidence) * np.arange(1, len(p) + 1) / max(len(p), 1))[0]
     threshold = ranked[passed[-1]] if len(passed) else -1.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from attnbench import certificates, references, store
+from attnbench import certificates, references, statistics, store
 from attnbench.harness import environment
 from attnbench.harness.candidates import Candidates
 from attnbench.harness.deaths import cause_of_error
@@ -134,5 +134,7 @@ def _together(planned: list[Cell], todo: list[Cell], recorder: _Recorder, progre
         for members in groups(planned):
             if any(cell.key() in wanted for cell in members):
                 chosen = [c for c in members if c.key() in wanted or c.mechanism == request.control]
-                group = Group(chosen, request.control, request.preset.effort, journal, request.force)
+                margin = statistics.MARGIN_IN_PROCESS if request.in_process else statistics.MARGIN
+                effort = request.preset.effort
+                group = Group(chosen, request.control, effort, journal, request.force, margin)
                 recorder.write(*measure(group, candidates.open, progress))

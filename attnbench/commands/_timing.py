@@ -115,6 +115,7 @@ def _simulated(values: dict[str, Any]) -> Iterable[float]:
 
 def _real(request: "Request", values: dict[str, Any]) -> Iterable[float]:
     """Runs on this machine, each until the interval is within ±2 % or the budget is spent."""
+    from attnbench import statistics
     from attnbench.harness import environment, plan
     from attnbench.harness.candidates import Candidates
     from attnbench.harness.timing import aa
@@ -132,6 +133,7 @@ def _real(request: "Request", values: dict[str, Any]) -> Iterable[float]:
         effort,
         positive("runs", values["runs"], 20),
         QuietProgress(),
+        statistics.MARGIN_IN_PROCESS if request.in_process else statistics.MARGIN,
     )
     for run in found:
         runs.append(run)

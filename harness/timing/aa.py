@@ -71,7 +71,12 @@ class Opened(Protocol):
 
 
 def real(
-    cell: Cell, candidates: Callable[[], Opened], effort: Effort, runs: int, progress: Progress
+    cell: Cell,
+    candidates: Callable[[], Opened],
+    effort: Effort,
+    runs: int,
+    progress: Progress,
+    margin: float = statistics.MARGIN,
 ) -> Iterator[Run]:
     """Compare the model of a cell with a second copy of it, both built anew for each run.
 
@@ -81,6 +86,7 @@ def real(
         effort: for each run.
         runs: how many.
         progress: where to report.
+        margin: of the verdicts.
 
     Raises:
         Exception: whatever befell one of the copies.
@@ -88,7 +94,8 @@ def real(
     copies = [cell.model_copy(update={"preset": copy}) for copy in ("A", "A again")]
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder, candidates() as opened:
-            group = Group(copies, cell.mechanism, effort, Path(folder) / "blocks.jsonl")
+            journal = Path(folder) / "blocks.jsonl"
+            group = Group(copies, cell.mechanism, effort, journal, margin=margin)
             outcomes = measure(group, opened.open, progress)
         for _, found in outcomes:
             if isinstance(found, Exception):
@@ -115,7 +122,13 @@ def simulated(world: World, effort: Effort, runs: int, seed: int = 0, ratio: flo
         steps = dict.fromkeys(samplers, 1)
         blocks = measure_blocks("", samplers, steps, effort, control="control", draw=draw)
         interval = statistics.ratio_interval(blocks.of("other"), blocks.of("control"))
-        yield Run(interval.ratio, interval.low, interval.high, interval.blocks, statistics.verdict(interval))
+        yield Run(
+            interval.ratio,
+            interval.low,
+            interval.high,
+            interval.blocks,
+            statistics.verdict(interval, statistics.MARGIN_IN_PROCESS),
+        )
 
 
 def _sample(seconds: float) -> Sample:

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
-from attnbench import store
+from attnbench import statistics, store
 from attnbench.harness.timing import plausible, report
 from attnbench.harness.timing.blocks import Block, Blocks, Effort, measure_blocks
 from attnbench.harness.timing.clock import ClockError, Sample, fault
@@ -57,6 +57,7 @@ class Group:
         effort: how long.
         journal: file that blocks are kept in.
         force: begin anew, whatever the journal holds.
+        margin: of the verdicts; see :data:`attnbench.statistics.MARGIN`.
     """
 
     cells: list[Cell]
@@ -64,6 +65,7 @@ class Group:
     effort: Effort
     journal: Path
     force: bool = False
+    margin: float = statistics.MARGIN
     ready: dict[str, Prepared] = field(default_factory=dict, init=False)
     alive: dict[str, Candidate] = field(default_factory=dict, init=False)
     failed: dict[str, Exception] = field(default_factory=dict, init=False)
@@ -120,7 +122,9 @@ def measure(group: Group, open_candidate: Open, progress: Progress) -> list[Outc
     for key in blocks.failed:
         group.alive.pop(key).close()
     _verify(group, blocks)
-    context = report.Context(tag, group.by_key, group.ready, blocks, group.control_key, group.effort)
+    context = report.Context(
+        tag, group.by_key, group.ready, blocks, group.control_key, group.effort, group.margin
+    )
     outcomes: list[Outcome] = [(group.by_key[key], error) for key, error in group.failed.items()]
     for key, candidate in group.alive.items():
         outcomes.append((group.by_key[key], [report.measurement(context, key, _replay(group, key))]))

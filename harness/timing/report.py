@@ -25,6 +25,7 @@ class Context:
     blocks: Blocks
     control: str | None
     effort: Effort
+    margin: float = statistics.MARGIN
 
 
 def measurement(context: Context, key: str, replay: Replay | None = None) -> Measurement:
@@ -88,8 +89,8 @@ def _ratio(context: Context, key: str) -> dict[str, Any]:
         "interval": interval.method,
         "bootstrap_low": bootstrap[0],
         "bootstrap_high": bootstrap[1],
-        "verdict": statistics.verdict(interval),
-        "margin": statistics.MARGIN,
+        "verdict": statistics.verdict(interval, context.margin),
+        "margin": context.margin,
         "narrow_enough": interval.half_width <= context.effort.half_width,
     }
 
