@@ -9,13 +9,13 @@ from typing import Any, Self
 
 import torch
 
-from attnbench.harness.isolation import Worker, WorkerError
 from attnbench.harness.plan import Request
 from attnbench.harness.setting import Pins
 from attnbench.harness.timing.clock import Sample
 from attnbench.harness.timing.replay import Replay
 from attnbench.harness.timing.session import Candidate, Prepared, Session, Sessions
 from attnbench.harness.timing.warmup import Cap
+from attnbench.harness.workers.isolation import Worker, WorkerError
 from attnbench.record import Cell
 
 

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from attnbench import backends, native
 from attnbench.errors import AttnbenchError
 from attnbench.harness import clocks, environment
-from attnbench.harness.isolation import Worker, WorkerError, Workers
 from attnbench.harness.models.backbone import create_model
+from attnbench.harness.workers.isolation import Worker, WorkerError, Workers
 
 _LIMIT_S = 120.0
 _LEAST_DISK = 2**30

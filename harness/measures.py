@@ -6,12 +6,12 @@ import torch
 
 from attnbench.harness import environment, memory
 from attnbench.harness.counting import costs, parameters
-from attnbench.harness.isolation import InProcess, Workers
 from attnbench.harness.models.backbone import executed_impl
 from attnbench.harness.models.build import Model, build
 from attnbench.harness.plan import Request
 from attnbench.harness.setting import Setting, make_batch, make_step
 from attnbench.harness.training import accuracy
+from attnbench.harness.workers.isolation import InProcess, Workers
 from attnbench.record import Cell, Measurement
 
 TITLES = {"params": "parameters", "macs": "MACs", "memory": "peak memory", "accuracy": "top-1 accuracy"}

@@ -10,11 +10,11 @@ import torch
 from attnbench import references
 from attnbench.errors import AttnbenchError
 from attnbench.harness import environment
-from attnbench.harness.isolation import InProcess, WorkerError, Workers
 from attnbench.harness.models.backbone import create_model
 from attnbench.harness.setting import Pins
 from attnbench.harness.timing.blocks import Effort
 from attnbench.harness.training.train import Recipe
+from attnbench.harness.workers.isolation import InProcess, WorkerError, Workers
 from attnbench.layouts import get_layout
 from attnbench.record import Cell, digest
 from attnbench.registry import get

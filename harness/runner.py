@@ -8,10 +8,10 @@ from typing import Protocol
 from attnbench import certificates, references, statistics, store
 from attnbench.harness import environment
 from attnbench.harness.candidates import Candidates
-from attnbench.harness.deaths import cause_of_error
 from attnbench.harness.measures import TITLES, place
 from attnbench.harness.plan import Request, plan
 from attnbench.harness.timing.group import Group, groups, measure
+from attnbench.harness.workers.deaths import cause_of_error
 from attnbench.record import Cell, Measurement
 
 

@@ -53,8 +53,10 @@ def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: int) -> Tensor:
     """
     B, _, _, C = x.shape
     wide = torch.promote_types(x.dtype, torch.float32)
-    plane = {"dtype": wide, "memory_format": torch.contiguous_format}  # cast and transposed in one pass
-    x, grad = (t.permute(0, 3, 1, 2).to(**plane).flatten(0, 1) for t in (x, grad))  # (B·C, H, W)
+    x, grad = (  # (B·C, H, W), cast and transposed in one pass
+        t.permute(0, 3, 1, 2).to(dtype=wide, memory_format=torch.contiguous_format).flatten(0, 1)
+        for t in (x, grad)
+    )
     per_image = F.conv2d(x[None], grad[:, None], padding=kernel_size // 2, groups=B * C)
     return per_image.view(B, C, 1, kernel_size, kernel_size).sum(0)
 

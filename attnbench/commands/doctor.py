@@ -25,7 +25,7 @@ def command(device: str, form: str, out: str) -> None:
     if form not in ("text", "json"):
         raise UnknownNameError("format", form, ("text", "json"))
     before_torch()
-    from attnbench.harness import processes
+    from attnbench.harness.workers import processes
 
     processes.start_server()
     from attnbench.harness import doctor, environment

@@ -101,7 +101,7 @@ def _run(
 ) -> None:
     """The part of ``run`` that needs torch; ``named``: the user chose the mechanisms."""
     before_torch()
-    from attnbench.harness import processes
+    from attnbench.harness.workers import processes
 
     if not chosen["in_process"]:
         processes.start_server()

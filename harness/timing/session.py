@@ -1,7 +1,7 @@
 """One candidate, alive and ready: what is asked of it between the beginning and the end of a measurement.
 
-A session may live in this process or behind a :class:`attnbench.harness.isolation.Worker`; all it takes
-and returns can be pickled.
+A session may live in this process or behind a :class:`attnbench.harness.workers.isolation.Worker`; all it
+takes and returns can be pickled.
 """
 
 import time

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from attnbench import registry
-from attnbench.harness import deaths
-from attnbench.harness.isolation import Worker, WorkerDied, WorkerError
+from attnbench.harness.workers import deaths
+from attnbench.harness.workers.isolation import Worker, WorkerDied, WorkerError
 
 CHILD = '''
 import ctypes, os, resource, signal, sys, time
@@ -216,7 +216,7 @@ PARENT = """
 import sys
 sys.path.insert(0, {folder!r})
 from attnbench_test_child import Child
-from attnbench.harness.isolation import Worker
+from attnbench.harness.workers.isolation import Worker
 
 if __name__ == "__main__":
     with Worker(Child, time_limit_s=600) as worker:

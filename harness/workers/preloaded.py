@@ -1,4 +1,4 @@
-"""What the server of :mod:`attnbench.harness.isolation` imports, once for all the processes it starts.
+"""What the server of :mod:`attnbench.harness.workers.isolation` imports, once for all its processes.
 
 Only imports: nothing may start a thread or touch a device here. Besides the harness itself these are modules
 that torch and scikit-learn import at the first use of what cells use.

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any, Self
 
-from attnbench.harness.deaths import Cause, cause_of_death, oom_kills
-from attnbench.harness.processes import context
-from attnbench.harness.serving import Inheritance, serve
+from attnbench.harness.workers.deaths import Cause, cause_of_death, oom_kills
+from attnbench.harness.workers.processes import context
+from attnbench.harness.workers.serving import Inheritance, serve
 
 _START_LIMIT_S = 120.0
 """For a process to start and make its object, where no time limit is given."""

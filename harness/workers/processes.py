@@ -5,7 +5,7 @@ import os
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 
-PRELOADED = ("attnbench.__main__", "attnbench.harness.preloaded")
+PRELOADED = ("attnbench.__main__", "attnbench.harness.workers.preloaded")
 
 
 def start_server() -> None:

@@ -1,4 +1,4 @@
-"""The life of a worker's process: see :mod:`attnbench.harness.isolation` for the other side."""
+"""The life of a worker's process: see :mod:`attnbench.harness.workers.isolation` for the other side."""
 
 import contextlib
 import faulthandler
@@ -19,7 +19,7 @@ import torch
 
 from attnbench import registry
 from attnbench.harness import environment
-from attnbench.harness.deaths import Cause, cause_of_error
+from attnbench.harness.workers.deaths import Cause, cause_of_error
 
 
 @dataclass(frozen=True)
