@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbench.mechanisms._attend import FastestAttend, attend
+from attnbench.mechanisms._attend import attend
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site, register_mechanism
 
@@ -66,7 +66,7 @@ def extend(x: Tensor) -> Tensor:
     impls=("eager", "sdpa"),
     per_stage={"sr_ratio": (4, 2, 1, 1), "wavelet": (True, True, False, False)},
 )
-class WaveletAttention(FastestAttend, nn.Module):
+class WaveletAttention(nn.Module):
     """Full attention to a map reduced by a Haar transform, next to that map transformed back.
 
     x is reduced to R = max(1, C // 4) channels, normalised, activated and transformed to 4·R channels on
