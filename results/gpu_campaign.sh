@@ -60,16 +60,16 @@ fi
 measure=(--device "$device" --metrics params,macs,memory,throughput)
 
 step 30 goldens $attnbench check --golden "$root/tests/golden"
-step 60 gpu-tests "$python" -m pytest -q -m gpu -p no:cacheprovider "$root/tests"
+step 100 gpu-tests "$python" -m pytest -q -m gpu -p no:cacheprovider "$root/tests"
 # Eight at a time: nothing is timed yet. xargs gives 123 where a check failed.
 step 100 equality bash -c "printf '%s\n' ${every[*]} | xargs -P 8 -I{} $attnbench check {}"
-step 70 figure1-stl $attnbench run "${measure[@]}" "${stl[@]}"
-step 190 figure1-swin $attnbench run "${measure[@]}" "${swin[@]}"
+step 50 figure1-stl $attnbench run "${measure[@]}" "${stl[@]}"
+step 130 figure1-swin $attnbench run "${measure[@]}" "${swin[@]}"
 for resolution in $resolutions; do
     step 18 "resolution-$resolution" $attnbench run --device "$device" --metrics memory,throughput \
         --resolution "$resolution" "${sweep[@]}"
 done
-step 20 op-roofline "${roofline[@]}" --out op-roofline.csv
+step 60 op-roofline "${roofline[@]}" --out op-roofline.csv
 step 20 large-map "$python" -m attnbench.results.bra_memory --device "$device" "${large[@]}" --out large-map.csv
 step 5 table-figure1 $attnbench table figure1 --device "$device" --output "tables/figure1-$device.md"
 layouts="swin_t biformer_stl"
