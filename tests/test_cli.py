@@ -206,7 +206,7 @@ MISTAKES = {
     "plugin": (_run("--plugin", "nowhere.py"), "is not a Python file"),
     "option": (["run", "--speed", "9"], "No such option"),
     "command": (["ruin"], "No such command 'ruin'"),
-    "table": (["table", "tabel"], "unknown table 'tabel'; known: ablation"),
+    "table": (["table", "tabel"], "unknown table 'tabel'; did you mean table"),
     "no records": (["table", "ablation"], "no records at"),
     "format": (["table", "ablation", "--records", "file", "--format", "pdf"], "unknown format 'pdf'"),
     "unwritable": (_run("--out", "file"), "cannot write file"),
