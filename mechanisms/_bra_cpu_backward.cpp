@@ -121,6 +121,7 @@ class Task {
       const int* place = g_.place.data() + g_.first[region] + begin;
       read_rows(map_.q, place, queries, w_.query, p_.scale);
       read_rows(out_, place, queries, w_.grad);
+      for (int q = 0; q < queries; ++q) grad_map_.q.will_write(place[q]);
       std::fill(w_.grad_query, w_.grad_query + round_up(queries, kQueries) * map_.q.width(), 0.0f);
       Row rows[kRegionRows];
       if (once) attend_once(routed, queries, rows);
@@ -205,6 +206,8 @@ class Task {
     for (int r = band * g_.region_columns; r < (band + 1) * g_.region_columns; ++r)
       for (int token = g_.first[r]; token < g_.first[r] + g_.real[r]; ++token) {
         const int place = g_.place[token];
+        grad_map_.k.will_write(g_.place[token + kAhead]);
+        grad_map_.v.will_write(g_.place[token + kAhead]);
         const float* local = p_.lepe_weight ? w_.local + int64_t(place - top * g_.width) * out_.width() : nullptr;
         const float* none = nullptr;
         write_row(grad_map_.k.at(place), map_.k.count(), w_.grad_keys + int64_t(token) * map_.k.width(), 1.0f, none);

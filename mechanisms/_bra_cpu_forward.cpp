@@ -92,6 +92,7 @@ class Task {
       const int queries = std::min(kRegionRows, g_.real[region] - begin);
       const int* place = g_.place.data() + g_.first[region] + begin;
       read_rows(map_.q, place, queries, w_.query, p_.scale);
+      for (int q = 0; q < queries; ++q) out_.will_write(place[q]);
       float largest[kRegionRows], total[kRegionRows] = {};
       std::fill(largest, largest + kRegionRows, -std::numeric_limits<float>::infinity());
       std::fill(w_.sums, w_.sums + round_up(queries, kQueries) * out_.width(), 0.0f);
