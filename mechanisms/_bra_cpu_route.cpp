@@ -61,7 +61,11 @@ class Task {
       float* mean = w_.means + int64_t(r) * width_;
       for (int t = 0; t < g_.real[r]; ++t) {
         const T* token = map + g_.place[g_.first[r] + t] * step;
-        for (int c = 0; c < whole; c += kLanes) store(mean + c, load(mean + c) + load(token + c));
+        const T* ahead = map + g_.place[g_.first[r] + t + kAhead / 2] * step;  // whole tokens: more to ask for
+        for (int c = 0; c < whole; c += kLanes) {
+          __builtin_prefetch(ahead + c);
+          store(mean + c, load(mean + c) + load(token + c));
+        }
         if (whole < count) store(mean + whole, load(mean + whole) + load_part(token + whole, count - whole));
       }
       const float share = 1.0f / g_.real[r];
