@@ -5,11 +5,12 @@ from typing import Any
 from attnbench.record import Measurement
 
 
-def conditions(m: Measurement) -> str:
+def conditions(m: Measurement, impl: str = "") -> str:
     """What must be alike for two numbers to stand in one column, as a note says it.
 
     Empty for counts, which are the same everywhere. The resolution is the table's; device, machine, torch,
-    batch, effort, implementation asked for, threads, allocator and precision flags are here.
+    batch, effort, implementation asked for, threads, allocator and precision flags are here. ``impl`` stands
+    in for what was asked of a reference model, which has no choice.
     """
     cell = m.cell
     if cell.device == "meta":
@@ -22,7 +23,7 @@ def conditions(m: Measurement) -> str:
     else:
         what = f"{cell.metric} at {_batch(m)}"
     state = ", ".join(_state(m.environment, cell.device))
-    where = f"on {cell.machine} ({cell.device}), torch {cell.torch}, impl {cell.impl}"
+    where = f"on {cell.machine} ({cell.device}), torch {cell.torch}, impl {impl or cell.impl}"
     return f"{what}, {where}{', ' if state else ''}{state}"
 
 
