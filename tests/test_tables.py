@@ -169,10 +169,15 @@ def test_latex_compiles(tmp_path: Path) -> None:
 def test_a_reference_stands_beside_whatever_implementation_was_asked_for() -> None:
     def measured(mechanism: str, impl: str, value: float) -> Measurement:
         cell = Cell(
-            mechanism=mechanism, layout="swin_t", metric="memory", resolution=224, impl=impl, mode="infer"
+            mechanism=mechanism,
+            layout="swin_t",
+            metric="memory",
+            mode="infer",
+            precision="fp32",
+            resolution=224,
+            impl=impl,
         )
         return Measurement.of(cell, "peak_memory", value, "bytes", implementation=impl)
 
     table = tables.ablation([measured("bra", "fused", 1.0), measured("timm_swin", "auto", 2.0)])
-    (column,) = (name for name in table.raw if name.startswith("memory"))
-    assert table.raw[column].to_dict() == {"bra": 1.0, "timm_swin": 2.0}
+    assert table.raw["peak_memory_infer_fp32_bytes"].to_dict() == {"bra": 1.0, "timm_swin": 2.0}
