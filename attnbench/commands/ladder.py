@@ -20,9 +20,9 @@ def command(mechanisms: str, layout: str) -> None:
     and show it with 'attnbench table ablation --rung bias'.
     """
     chosen = names("mechanism", mechanisms, registry.names()) or tuple(registry.names())
-    where = get_layout(layout).name
+    where = get_layout(layout)
     from attnbench.errors import AttnbenchError
-    from attnbench.harness.models.rungs import parameters
+    from attnbench.harness.comparison.matching import cost
 
     click.echo(f"| mechanism | {' | '.join(RUNGS)} |\n|---|{'---:|' * len(RUNGS)}")
     notes: dict[str, int] = {}
@@ -30,7 +30,7 @@ def command(mechanisms: str, layout: str) -> None:
         cells = []
         for rung in RUNGS:
             try:
-                cells.append(f"{parameters(where, name, rung):,}")
+                cells.append(f"{cost(where, name, 'parameters', rung=rung):,}")
             except AttnbenchError as error:
                 cells.append(f"— [{notes.setdefault(str(error), len(notes) + 1)}]")
         click.echo(f"| {name} | {' | '.join(cells)} |")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.harness.counting.parameters import measure as count_parameters
 from attnbench.harness.models.backbone import create_model
 from attnbench.layouts import Layout
 from attnbench.registry import MechanismSpec, Site
@@ -75,7 +76,7 @@ def cost(layout: Layout, mechanism: str, by: str, **options: Any) -> int:
     with torch.device("meta"):
         model = create_model(layout.name, mechanism, impl="eager", **options)
     if by == "parameters":
-        return sum(p.numel() for p in model.parameters())
+        return count_parameters(model)
     return sum(model.macs(layout.img_size, layout.img_size).values())
 
 
@@ -103,7 +104,7 @@ def _at_site(spec: MechanismSpec, site: Site, by: str, name: str, value: int | N
         with torch.device("meta"):
             module: Any = spec.build(site, "eager", **{name: value})
         if by == "parameters":
-            return sum(p.numel() for p in module.parameters())
+            return count_parameters(module)
         return sum(module.macs(site.height, site.width).values())
     except (AttnbenchError, ValueError):
         return None

@@ -87,19 +87,6 @@ def climb(spec: MechanismSpec, rung: str) -> MechanismSpec:
     return RungSpec(spec.name, spec.facts, spec.origin, spec._load, rung)
 
 
-def parameters(layout: str, mechanism: str, rung: str) -> int:
-    """Learned parameters of a whole model on a rung.
-
-    Raises:
-        AttnbenchError: the mechanism cannot stand on the rung.
-    """
-    from attnbench.harness.models.backbone import create_model  # it imports this module
-
-    with torch.device("meta"):
-        model = create_model(layout, mechanism, impl="eager", rung=rung)
-    return sum(p.numel() for p in model.parameters())
-
-
 class Biased(nn.Module):
     """A mechanism whose queries and keys carry position codes.
 
