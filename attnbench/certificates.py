@@ -20,7 +20,7 @@ from attnbench.errors import AttnbenchError
 from attnbench.registry import MechanismSpec
 
 if TYPE_CHECKING:
-    from attnbench.checks import Result
+    from attnbench.harness.conformance.checks import Result
 
 SUITE = 2
 """Version of the suite: raised when a check is added or becomes stricter, which ends older certificates."""

@@ -61,9 +61,11 @@ class Source:
 
 def find_sources() -> Iterator[Source]:
     """The files of the ``mechanisms`` folder, then the entry points of group ``attnbench.mechanisms``."""
-    for path in sorted(FOLDER.glob("*.py")):
-        if not path.name.startswith("_"):
+    for path in sorted([*FOLDER.glob("*.py"), *FOLDER.glob("*/__init__.py")]):
+        if not path.stem.startswith("_"):
             yield _read(Source(str(path.resolve()), f"attnbench.mechanisms.{path.stem}"), path)
+        elif path.parent != FOLDER:  # a mechanism with kernels of its own is a package
+            yield _read(Source(str(path.resolve()), f"attnbench.mechanisms.{path.parent.name}"), path)
     for entry in importlib.metadata.entry_points(group="attnbench.mechanisms"):
         origin = f"entry point {entry.name} = {entry.value}"
         path_of = _module_path(entry.module)

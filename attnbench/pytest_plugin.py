@@ -97,7 +97,7 @@ def _ours(config: pytest.Config) -> list[Any]:
 
 def _made() -> tuple[Callable[[], float], str]:
     if not _timer:
-        from attnbench.harness import device_timer as timers
+        from attnbench.harness.timing import device_timer
 
-        _timer.append(timers.make())
+        _timer.append(device_timer.make())
     return _timer[0]

@@ -5,7 +5,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA = 2
 """Version of the record's form; a file with a higher one was written by a newer attnbench.
@@ -43,7 +43,7 @@ class Cell(BaseModel):
     """How throughput chooses its batch: empty for the one given, ``largest`` that fits (``batch_size`` is 0,
     and the record says which) or ``latency`` (1, waiting for each step)."""
     preset: str = ""
-    """How thoroughly: repeats or epochs, as :mod:`attnbench.harness.runner` defines them by name."""
+    """How thoroughly: repeats or epochs, as :mod:`attnbench.harness.run.runner` defines them by name."""
     device: str = "cpu"
     machine: str = ""
     """What computer; empty where the number does not depend on it."""
@@ -96,6 +96,18 @@ class Measurement(BaseModel):
     details: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_todays_words(cls, content: Any) -> Any:
+        """Older records call the baseline "control"."""
+        details = content.get("details") if isinstance(content, dict) else None
+        if isinstance(details, dict) and "control" in details:
+            renamed = {"baseline" if key == "control" else key: value for key, value in details.items()}
+            if renamed.get("verdict") == "control":
+                renamed["verdict"] = "baseline"
+            content = content | {"details": renamed}
+        return content
 
     @classmethod
     def of(cls, cell: Cell, name: str, value: float | int | None, unit: str, **fields: Any) -> "Measurement":

@@ -7,7 +7,6 @@ Finding them imports nothing (see :mod:`attnbench.discovery`); a file is importe
 """
 
 import ast
-import hashlib
 import importlib
 import importlib.util
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from attnbench import source_digest
 from attnbench.discovery import Facts, Source, find_sources, read_plugin
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.implementations import AUTO, COMPILED, compile_module
@@ -96,15 +96,13 @@ class MechanismSpec:
         }
 
     def digest(self) -> str:
-        """Sixteen hex digits of the mechanism's file and of the helpers it imports from the same folder.
+        """Sixteen hex digits of the code of the mechanism's file and of the helpers it imports beside it.
 
-        Records and certificates carry it: an edited mechanism is another mechanism.
+        Records and certificates carry it: an edited mechanism is another mechanism. Comments, docstrings
+        and layout of the source are no part of it (see :mod:`attnbench.source_digest`).
         """
         origin = Path(self.origin)
-        digest = hashlib.sha256()
-        for path in sorted(_with_helpers(origin, set())) if origin.is_file() else ():
-            digest.update(path.read_bytes())
-        return digest.hexdigest()[:16]
+        return source_digest.of(_with_helpers(origin, set()) if origin.is_file() else ())
 
     def build(self, site: Site, impl: str = "auto", **overrides: Any) -> "nn.Module":
         """Make the module for one site.
@@ -339,17 +337,25 @@ def _builder(name: str, source: Source) -> Callable[..., "nn.Module"]:
 
 
 def _with_helpers(path: Path, seen: set[Path]) -> set[Path]:
-    """A file and, through all imports, the files of its folder that it imports from ``mechanisms``.
+    """A file and, through all imports, the files that it imports from ``mechanisms``.
 
-    C++ sources belong to the Python file whose name theirs begin with.
+    A mechanism that is a package is all its files, the C++ sources among them.
     """
     if path in seen:
         return seen
     seen.add(path)
-    seen.update(file for end in ("cpp", "h") for file in path.parent.glob(f"{path.stem}*.{end}"))
+    folder = path.parent
+    if path.name == "__init__.py":
+        seen.update(file for end in ("cpp", "h") for file in folder.glob(f"*.{end}"))
+        for file in sorted(folder.glob("*.py")):
+            _with_helpers(file, seen)
+    in_package = folder.name != "mechanisms" and (folder.parent / "__init__.py").is_file()
+    roots = (folder, folder.parent) if in_package else (folder,)
     for name in _helpers(path):
-        if (helper := path.parent / f"{name}.py").is_file():
-            _with_helpers(helper, seen)
+        for root in roots:
+            for helper in (root / f"{name}.py", root / name / "__init__.py"):
+                if helper.is_file():
+                    _with_helpers(helper, seen)
     return seen
 
 
@@ -358,7 +364,7 @@ def _helpers(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         package, _, name = (getattr(node, "module", None) or "").rpartition("mechanisms")
         if isinstance(node, ast.ImportFrom) and package in ("", "attnbench."):
-            yield from [name[1:]] if name else [alias.name for alias in node.names]
+            yield from [name[1:].partition(".")[0]] if name else [alias.name for alias in node.names]
 
 
 def _same_file(one: str, other: str) -> bool:

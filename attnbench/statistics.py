@@ -33,7 +33,7 @@ SIGNED_RANK_BLOCKS = 6
 
 @dataclass(frozen=True)
 class RatioInterval:
-    """How many times as fast as the control a candidate is, and the interval that the data allow.
+    """How many times as fast as the baseline a candidate is, and the interval that the data allow.
 
     Args:
         ratio: of speeds: above 1 the candidate is faster.
@@ -57,9 +57,9 @@ class RatioInterval:
 
 
 def ratio_interval(
-    candidate_seconds: Sequence[float], control_seconds: Sequence[float], confidence: float = 0.95
+    candidate_seconds: Sequence[float], baseline_seconds: Sequence[float], confidence: float = 0.95
 ) -> RatioInterval:
-    """Speed of a candidate relative to the control, from samples aligned by block.
+    """Speed of a candidate relative to the baseline, from samples aligned by block.
 
     The estimate is the Hodges-Lehmann one, the median of the means of all pairs of log ratios, with the
     interval that inverts Wilcoxon's signed-rank test; exact for any noise that the random order makes
@@ -67,14 +67,14 @@ def ratio_interval(
     with Student's interval, which supposes normal noise and is wide.
 
     Args:
-        candidate_seconds, control_seconds: one sample per block, in block order; a block in which either
+        candidate_seconds, baseline_seconds: one sample per block, in block order; a block in which either
             is NaN (missing) is left out for both.
         confidence: level of the interval.
 
     Raises:
         ValueError: the two differ in length, share no block, or a sample is not positive.
     """
-    d = log_ratios(candidate_seconds, control_seconds)
+    d = log_ratios(candidate_seconds, baseline_seconds)
     rank = _signed_rank_quantile(len(d), (1 - confidence) / 2)
     if rank:
         walsh = _walsh(d)
@@ -97,24 +97,24 @@ def verdict(interval: RatioInterval, margin: float = MARGIN) -> str:
     return "cannot tell"
 
 
-def log_ratios(candidate_seconds: Sequence[float], control_seconds: Sequence[float]) -> Array:
+def log_ratios(candidate_seconds: Sequence[float], baseline_seconds: Sequence[float]) -> Array:
     """Logarithm of the ratio of speeds in each block that both have; see :func:`ratio_interval`."""
-    candidate, control = (np.asarray(s, dtype=np.float64) for s in (candidate_seconds, control_seconds))
-    if candidate.shape != control.shape:
+    candidate, baseline = (np.asarray(s, dtype=np.float64) for s in (candidate_seconds, baseline_seconds))
+    if candidate.shape != baseline.shape:
         raise ValueError(
-            f"samples must be aligned by block; got {candidate.size} of the candidate and {control.size} of "
-            "the control"
+            f"samples must be aligned by block; got {candidate.size} of the candidate and {baseline.size} of "
+            "the baseline"
         )
-    both = ~(np.isnan(candidate) | np.isnan(control))
-    candidate, control = candidate[both], control[both]
-    if not candidate.size or min(candidate.min(), control.min()) <= 0:
+    both = ~(np.isnan(candidate) | np.isnan(baseline))
+    candidate, baseline = candidate[both], baseline[both]
+    if not candidate.size or min(candidate.min(), baseline.min()) <= 0:
         raise ValueError("the candidates must share a block, and every sample must be positive")
-    return np.log(control) - np.log(candidate)
+    return np.log(baseline) - np.log(candidate)
 
 
 def bootstrap_interval(
     candidate_seconds: Sequence[float],
-    control_seconds: Sequence[float],
+    baseline_seconds: Sequence[float],
     confidence: float = 0.95,
     seed: int = 0,
     resamples: int = 2000,
@@ -124,7 +124,7 @@ def bootstrap_interval(
     Blocks are drawn, never samples. It covers less than it says with few blocks, so no verdict uses it.
     Source: Efron, 1987, "Better bootstrap confidence intervals".
     """
-    d = log_ratios(candidate_seconds, control_seconds)
+    d = log_ratios(candidate_seconds, baseline_seconds)
     mean = float(d.mean())
     if len(d) < 3 or not d.std() > 1e-12:
         return (math.exp(mean), math.exp(mean)) if len(d) >= 3 else (0.0, math.inf)
@@ -152,7 +152,7 @@ def unpaired_interval(
     where that covers less than it says, Welch's interval. ``blocks`` is the smaller number of samples.
 
     Args:
-        after, before: positive values, of which larger is better: speeds, or speeds relative to a control.
+        after, before: positive values, of which larger is better: speeds, or speeds relative to a baseline.
         confidence: level of the interval.
         seed: of the draws.
 
@@ -189,13 +189,13 @@ def _welch_reach(a: Array, b: Array, confidence: float) -> float:
 
 
 def p_value(
-    candidate_seconds: Sequence[float], control_seconds: Sequence[float], margin: float = MARGIN
+    candidate_seconds: Sequence[float], baseline_seconds: Sequence[float], margin: float = MARGIN
 ) -> float:
     """Probability of a difference at least so clear if the ratio were within the margin around 1.
 
     Of the same tests that :func:`ratio_interval` inverts, two-sided.
     """
-    d, m = log_ratios(candidate_seconds, control_seconds), math.log1p(margin)
+    d, m = log_ratios(candidate_seconds, baseline_seconds), math.log1p(margin)
     return min(1.0, 2 * min(_above(d - m), _above(-d - m)))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from attnbench import registry, store
 from attnbench.errors import AttnbenchError
 from attnbench.harness import environment, memory
-from attnbench.harness.setting import Pins
+from attnbench.harness.setting import Flags
 from attnbench.implementations import executed
 from attnbench.record import Cell, Measurement
 from attnbench.registry import Site
@@ -34,7 +34,7 @@ def attention(
     """Benchmark one mechanism at one site, and keep a record.
 
     The number of steps in a round is chosen by the timer's own readings, so that it must be a device
-    clock (:mod:`attnbench.harness.device_timer`): pytest-benchmark's calibration is not used.
+    clock (:mod:`attnbench.harness.timing.device_timer`): pytest-benchmark's calibration is not used.
 
     Args:
         benchmark: pytest-benchmark's fixture.
@@ -49,7 +49,7 @@ def attention(
     """
     device = environment.resolve_device("auto")
     environment.pin_allocator()
-    Pins().apply()
+    Flags().apply()
     torch.manual_seed(0)
     module = registry.get(name).build(site).to(device).train(direction == "forward_backward")
     x = torch.randn(BATCH, site.height, site.width, site.dim, device=device)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from attnbench import backends, native
 from attnbench.errors import AttnbenchError
-from attnbench.harness import clocks, environment
+from attnbench.harness import environment, frequencies
 from attnbench.harness.models.backbone import create_model
 from attnbench.harness.workers.isolation import Worker, WorkerError, Workers
 
@@ -126,11 +126,11 @@ class Probes:
             if float((tiny @ tiny).sum()) != 512.0:
                 raise RuntimeError(f"cuda:{index} computes wrong products")
             names.append(torch.cuda.get_device_name(index))
-        return f"{', '.join(names)}; CUDA {torch.version.cuda}, driver {clocks.driver() or 'unknown'}"
+        return f"{', '.join(names)}; CUDA {torch.version.cuda}, driver {frequencies.driver() or 'unknown'}"
 
     def nvml(self) -> str:
         """Clocks and temperature of the first GPU."""
-        with clocks.nvml() as library:
+        with frequencies.nvml() as library:
             if library is None:
                 raise AbsentError("NVML does not answer")
             if not library.nvmlDeviceGetCount():
@@ -238,7 +238,7 @@ class Probes:
         least = min(steps)
         if least > 1e-4:
             raise RuntimeError(f"the clock moves in steps of {1e3 * least:.2g} ms")
-        about = clocks.describe() or {"frequency": "unknown"}
+        about = frequencies.describe() or {"frequency": "unknown"}
         return f"resolves {1e9 * least:.0f} ns; processor: {', '.join(f'{k} {v}' for k, v in about.items())}"
 
     def disk(self) -> str:

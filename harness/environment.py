@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from attnbench.errors import AttnbenchError
-from attnbench.harness import clocks
+from attnbench.harness import frequencies
 
 _LIBRARIES = ("torch", "timm", "torchvision", "numpy", "triton", "natten", "xformers")
 _ALLOCATOR = ("MALLOC_CONF", "LD_PRELOAD")
@@ -83,8 +83,8 @@ def describe(device: torch.device) -> dict[str, Any]:
         "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
-        "driver": clocks.driver(),
-        "clocks": clocks.describe(_uuid(device)),
+        "driver": frequencies.driver(),
+        "clocks": frequencies.describe(_uuid(device)),
     }
     return facts | commit()
 

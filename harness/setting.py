@@ -10,7 +10,7 @@ from attnbench.layouts import Layout
 
 
 @dataclass(frozen=True)
-class Pins:
+class Flags:
     """What would shift results by up to two times if it differed between candidates.
 
     Args:
@@ -41,7 +41,7 @@ class Setting:
         mode: ``infer`` (evaluation mode, no gradients) or ``train`` (forward, cross-entropy, backward and
             an AdamW step).
         precision: ``fp32``, or ``amp`` (autocast to bfloat16; weights stay in float32); ``tf32`` and
-            ``amp_tf32`` are the same with TF32 allowed where float32 remains, see :class:`Pins`.
+            ``amp_tf32`` are the same with TF32 allowed where float32 remains, see :class:`Flags`.
         batch_size: images per step.
         resolution: height and width of an image in pixels.
         seed: of weights and inputs.

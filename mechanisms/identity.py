@@ -1,4 +1,4 @@
-"""Identity: no token mixing at all. A control: what the rest of the layout does and costs.
+"""Identity: no token mixing at all. A floor: what the rest of the layout does and costs.
 
 Paper: the token mixer of IdentityFormer in Yu et al., 2022, "MetaFormer Baselines for Vision",
 arXiv:2210.13452.

@@ -1,4 +1,4 @@
-"""Pooling: each token becomes the mean of its neighbours minus itself. A control without attention.
+"""Pooling: each token becomes the mean of its neighbours minus itself. A floor without attention.
 
 Paper: Yu et al., 2022, "MetaFormer Is Actually What You Need for Vision", arXiv:2111.11418.
 Code: written from the paper; the official token mixer also subtracts its input, since the block adds it back.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from attnbench import AttnbenchError, certificates, get
-from attnbench.checks import Result
+from attnbench.harness.conformance.checks import Result
 
 PLUGIN = """
 import torch

@@ -72,7 +72,7 @@ def test_main_job_fills_every_cell_and_repeats_nothing(tmp_path: Path) -> None:
     found = records(tmp_path)
     assert {r["status"] for r in found} == {"ok"}
     # params, seven kinds of MACs, memory and throughput in two modes and precisions, accuracy: for two;
-    # throughput for the control
+    # throughput for the baseline
     assert len(found) == 2 * (1 + 7 + 4 + 4 + 1) + 4
     assert "Full" in first.stdout
     assert "— [" not in first.stdout

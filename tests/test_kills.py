@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "attnbench", "run", "--layout", "swin_pico", "-
 COMMAND += ["--mechanisms", "full,pooling", "--metrics", "params,throughput", "--budget", "2"]
 COMMAND += ["--modes", "infer", "--precision", "fp32"]
 CELLS = 2 + 3
-"""Parameters of two mechanisms; throughput of both and of the control."""
+"""Parameters of two mechanisms; throughput of both and of the baseline."""
 
 
 def lines(folder: Path) -> list[str]:

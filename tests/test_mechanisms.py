@@ -1,6 +1,7 @@
 """Every registered mechanism holds the whole conformance suite. A new file is tested with no test written."""
 
-from attnbench import checks, get, names
+from attnbench import get, names
+from attnbench.harness.conformance import checks
 
 DYNAMIC = {"bra": "query", "quadtree": "query", "deformable": "image"}
 

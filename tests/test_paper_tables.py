@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from attnbench import AttnbenchError, UnknownNameError, render, store
+from attnbench import AttnbenchError, UnknownNameError, store
 from attnbench.commands import table as table_command
 from attnbench.configurations import CONFIGURATIONS
 from attnbench.record import Cell, Measurement
-from attnbench.tables import ablation
-from attnbench.tables.beside import beside, commands, missing_static
-from attnbench.tables.explain import explain, is_missing, record_of
+from attnbench.tables import ablation, render
+from attnbench.tables.paper_table import beside, commands, missing_static
 from attnbench.tables.papers import NAMES, PAPER_TABLES
+from attnbench.tables.provenance import explain, is_missing, record_of
 
 STATE = {"threads": 2, "allocator": {"mmap_max": 0}, "tf32_matmul": False, "tf32_cudnn": False}
 
@@ -80,7 +80,7 @@ def test_every_table_is_built_without_a_record(name: str, form: str) -> None:
     ("name", "rows"),
     [("table1", 4), ("table5", 10), ("table6", 6), ("table7", 5), ("figure1", 4), ("classification", 28)],
 )
-def test_a_table_has_the_papers_rows_and_the_control(name: str, rows: int) -> None:
+def test_a_table_has_the_papers_rows_and_the_baseline(name: str, rows: int) -> None:
     table = beside(PAPER_TABLES[name], [])
     assert len(table.raw) == rows
     assert table.raw.index[-1] == "timm_swin"
@@ -175,7 +175,13 @@ ALIKE = [20.1, 20.3, 19.9, 20.1, 20.2, 19.8, 20.4, 19.9]
 
 
 def test_letters_and_ratios_stand_beside_throughput() -> None:
-    ratio = {"control": "timm_swin", "ratio": 2.0, "ratio_low": 1.98, "ratio_high": 2.02, "verdict": "faster"}
+    ratio = {
+        "baseline": "timm_swin",
+        "ratio": 2.0,
+        "ratio_low": 1.98,
+        "ratio_high": 2.02,
+        "verdict": "faster",
+    }
     records = [
         speed("swin_t", FAST, details=ratio),
         speed("biformer_stl", ALIKE),
@@ -331,7 +337,7 @@ def test_ten_thousand_cells_are_a_table_in_time() -> None:
             status="failed" if i % 50 == 0 else "ok",
             reason=f"number {i}" if i % 50 == 0 else "",
             samples=[10.0 + (i * j) % 7 for j in range(30)],
-            details={"group": str(i % 4), "ratio": 1.0, "control": "timm_swin", "verdict": "control"},
+            details={"group": str(i % 4), "ratio": 1.0, "baseline": "timm_swin", "verdict": "baseline"},
             environment=STATE,
         )
         for i in range(10_000)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from attnbench import store
-from attnbench.harness.device_timer import DeviceTimer
+from attnbench.harness.timing.device_timer import DeviceTimer
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
-from attnbench.harness.device_timer import DeviceTimer
+from attnbench.harness.timing.device_timer import DeviceTimer
 
 
 class Device:

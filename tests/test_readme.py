@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import certificates, registry, render, store, tables
-from attnbench.checks import check_mechanism
+from attnbench import certificates, registry, store, tables
+from attnbench.harness.conformance.checks import check_mechanism
+from attnbench.tables import render
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

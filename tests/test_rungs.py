@@ -6,7 +6,7 @@ from attnbench.errors import AttnbenchError
 from attnbench.record import Cell, Measurement
 from attnbench.rungs import on_rung
 from attnbench.tables import ablation
-from attnbench.tables.beside import beside
+from attnbench.tables.paper_table import beside
 from attnbench.tables.papers import get_paper_table
 
 

@@ -9,7 +9,7 @@ from attnbench import statistics
 
 
 def draw(rng: np.random.Generator, blocks: int, ratio: float = 1.0, noise: float = 0.05) -> tuple:
-    """Seconds of a candidate that is ``ratio`` times as fast as the control, and of the control."""
+    """Seconds of a candidate that is ``ratio`` times as fast as the baseline, and of the baseline."""
     return rng.lognormal(-math.log(ratio), noise, blocks), rng.lognormal(0, noise, blocks)
 
 
@@ -82,16 +82,16 @@ def test_missing_cells_do_not_move_the_ratio() -> None:
 
 
 @pytest.mark.parametrize(
-    ("candidate", "control", "message"),
+    ("candidate", "baseline", "message"),
     [
         ([1.0], [1.0, 2.0], "aligned by block"),
         ([math.nan], [1.0], "share a block"),
         ([0.0], [1.0], "positive"),
     ],
 )
-def test_samples_that_cannot_be_compared_are_refused(candidate: list, control: list, message: str) -> None:
+def test_samples_that_cannot_be_compared_are_refused(candidate: list, baseline: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        statistics.ratio_interval(candidate, control)
+        statistics.ratio_interval(candidate, baseline)
 
 
 def test_rows_share_a_letter_where_they_are_not_told_apart() -> None:

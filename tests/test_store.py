@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import AttnbenchError, render, store, tables
+from attnbench import AttnbenchError, store, tables
 from attnbench.record import SCHEMA, Cell, Measurement
+from attnbench.tables import render
 
 
 def measurement(value: int = 1, mechanism: str = "full") -> Measurement:
@@ -93,7 +94,8 @@ import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 from test_store import measurement
-from attnbench import AttnbenchError, render, store, tables
+from attnbench import AttnbenchError, store, tables
+from attnbench.tables import render
 path = Path({path!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, -1))

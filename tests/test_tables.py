@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from attnbench import AttnbenchError, UnknownNameError, render, store, tables
+from attnbench import AttnbenchError, UnknownNameError, store, tables
 from attnbench.record import Cell, Measurement
-from attnbench.tables import speed
+from attnbench.tables import render, speed
 
 HERE = Path(__file__).parent
 RECORDS = store.read(HERE / "records" / "schema_1.jsonl", pytest.fail)

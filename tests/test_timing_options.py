@@ -35,8 +35,8 @@ def test_a_model_against_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_control_regimes_threads_and_precision_are_in_the_record(tmp_path: Path) -> None:
-    options = ["--control", "timm_swin_sdpa", "--regime", "fixed,latency", "--threads", "1", "--tf32"]
+def test_baseline_regimes_threads_and_precision_are_in_the_record(tmp_path: Path) -> None:
+    options = ["--baseline", "timm_swin_sdpa", "--regime", "fixed,latency", "--threads", "1", "--tf32"]
     found = attnbench(*QUICK, "--modes", "infer", "--precision", "fp32", *options, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     paths = list(tmp_path.rglob("records/*.jsonl"))
@@ -49,7 +49,7 @@ def test_control_regimes_threads_and_precision_are_in_the_record(tmp_path: Path)
         assert record["cell"]["precision"] == "tf32"
         assert record["environment"]["threads"] == 1
         assert record["environment"]["tf32_matmul"] is record["environment"]["tf32_cudnn"] is True
-        assert record["details"]["control"] == "timm_swin_sdpa"
+        assert record["details"]["baseline"] == "timm_swin_sdpa"
         assert ("latency_ms" in record["details"]) == (record["cell"]["regime"] == "latency")
     again = attnbench(*QUICK, "--modes", "infer", "--precision", "fp32", *options, cwd=tmp_path)
     assert "0 cells measured, 4 were there already" in again.stdout
@@ -59,10 +59,10 @@ def test_control_regimes_threads_and_precision_are_in_the_record(tmp_path: Path)
     ("options", "message"),
     [
         (("--simulated",), "--simulated belongs to --aa"),
-        (("--control", "swin"), "swin"),
+        (("--baseline", "swin"), "swin"),
         (("--regime", "largets"), "did you mean"),
         (("--threads", "none"), "--threads must be a whole number"),
-        (("--aa", "--control", "none"), "--aa compares the control"),
+        (("--aa", "--baseline", "none"), "--aa compares the baseline"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, options: tuple[str, ...], message: str) -> None:

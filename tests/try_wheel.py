@@ -15,7 +15,7 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         zipfile.ZipFile(wheel).extractall(scratch)
         code = (
-            "import attnbench, attnbench.tables as t, attnbench.harness.runner; "
+            "import attnbench, attnbench.tables as t, attnbench.harness.run.runner; "
             "print(attnbench.__file__); print(*attnbench.names()); assert t.published('top1')"
         )
         environment = {**os.environ, "PYTHONPATH": scratch}

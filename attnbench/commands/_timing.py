@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from attnbench import references, registry
+from attnbench import baselines, registry
 from attnbench.commands._arguments import names, positive
 from attnbench.errors import AttnbenchError
 
 if TYPE_CHECKING:
-    from attnbench.harness.plan import Preset, Request
+    from attnbench.harness.run.plan import Preset, Request
     from attnbench.harness.timing.aa import Run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 REGIMES = ("fixed", "largest", "latency")
 _OPTIONS = (
     click.option(
-        "--control",
-        default=references.CONTROL,
+        "--baseline",
+        default=baselines.BASELINE,
         show_default=True,
         metavar="NAME",
         help="What speeds are compared with: a reference or a mechanism; none for no comparison.",
@@ -37,7 +37,7 @@ _OPTIONS = (
     click.option(
         "--budget", default="", metavar="SECONDS", help="For each group's blocks.  [default: the preset's]"
     ),
-    click.option("--aa", is_flag=True, help="Compare the control with itself: how often is that an alarm?"),
+    click.option("--aa", is_flag=True, help="Compare the baseline with itself: how often is that an alarm?"),
     click.option("--simulated", is_flag=True, help="With --aa: in made-up noise, not on this machine."),
     click.option("--runs", default="", metavar="N", help="With --aa.  [default: 20; 200 simulated]"),
 )
@@ -51,23 +51,23 @@ def timing_options(command: Command) -> Command:
 
 
 def read(values: dict[str, Any]) -> dict[str, Any]:
-    """The options as fields of a request, but for ``pins``, which need torch.
+    """The options as fields of a request, but for ``flags``, which need torch.
 
     Raises:
         AttnbenchError: an unknown name, or a number that is none.
     """
-    control = values["control"]
-    if control != "none":
-        (control,) = names("mechanism", control, [*registry.names(), *references.TITLES]) or ("",)
+    baseline = values["baseline"]
+    if baseline != "none":
+        (baseline,) = names("mechanism", baseline, [*registry.names(), *baselines.TITLES]) or ("",)
     if values["simulated"] and not values["aa"]:
         raise AttnbenchError("--simulated belongs to --aa: give both, or neither")
-    if values["aa"] and control == "none":
-        raise AttnbenchError("--aa compares the control with itself: give one with --control NAME")
+    if values["aa"] and baseline == "none":
+        raise AttnbenchError("--aa compares the baseline with itself: give one with --baseline NAME")
     positive("threads", values["threads"], 0)
     positive("budget", values["budget"], 0)
     positive("runs", values["runs"], 0)
     return {
-        "control": "" if control == "none" else control,
+        "baseline": "" if baseline == "none" else baseline,
         "regimes": names("regime", values["regime"], REGIMES),
     }
 
@@ -116,15 +116,16 @@ def _simulated(values: dict[str, Any]) -> Iterable[float]:
 def _real(request: "Request", values: dict[str, Any]) -> Iterable[float]:
     """Runs on this machine, each until the interval is within ±2 % or the budget is spent."""
     from attnbench import statistics
-    from attnbench.harness import environment, plan
-    from attnbench.harness.candidates import Candidates
+    from attnbench.harness import environment
+    from attnbench.harness.run import plan
+    from attnbench.harness.run.candidates import Candidates
     from attnbench.harness.timing import aa
     from attnbench.harness.timing.blocks import Effort
     from attnbench.progress import QuietProgress
 
     environment.pin_allocator()
     planned = plan.plan(replace(request, metrics=("throughput",)))
-    cell = next(cell for cell in planned if cell.mechanism == request.control)
+    cell = next(cell for cell in planned if cell.mechanism == request.baseline)
     effort = Effort(1.0, 15, 100_000, float(values["budget"] or 60), half_width=0.02)
     runs: list[Run] = []
     found = aa.real(

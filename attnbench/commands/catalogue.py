@@ -18,9 +18,9 @@ def command(output: str, compare: bool) -> None:
     """The catalogue of mechanisms as Markdown, as in docs/mechanisms.md."""
     if compare and not output:
         raise AttnbenchError("--check needs --output FILE, the file to compare with")
-    from attnbench import catalogue as pages
+    from attnbench.harness import catalogue
 
-    text = pages.render_markdown([pages.entry(registry.get(name)) for name in registry.names()])
+    text = catalogue.render_markdown([catalogue.entry(registry.get(name)) for name in registry.names()])
     if compare:
         path = Path(output)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:

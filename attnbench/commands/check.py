@@ -23,13 +23,13 @@ def command(mechanisms: tuple[str, ...], every: bool, only: str, out: str, impl:
     (by default all) with the golden tensors of a folder, prints a line per case and "N of M equal", and
     exits with status 1 unless all are.
     """
-    from attnbench.conformance import command as conformance
+    from attnbench.harness.conformance import command
 
     if golden:
-        passed = conformance.golden(Path(golden), mechanisms, click.echo)
+        passed = command.golden(Path(golden), mechanisms, click.echo)
     else:
         checks = [name.strip() for name in only.split(",") if name.strip()]
         impls = [name.strip() for name in impl.split(",") if name.strip()]
-        passed = conformance.conformance(mechanisms, every, checks, Path(out), click.echo, impls)
+        passed = command.conformance(mechanisms, every, checks, Path(out), click.echo, impls)
     if not passed:
         sys.exit(1)

@@ -15,7 +15,7 @@ from attnbench.commands._arguments import warn, write
 from attnbench.errors import AttnbenchError, UnknownNameError
 
 if TYPE_CHECKING:
-    from attnbench.comparison import Row
+    from attnbench.regressions import Row
 
 FORMATS = ("md", "csv", "json")
 
@@ -41,14 +41,14 @@ def command(before: str, after: str, form: str, output: str, margin: str, every:
         share = -1.0
     if not 0 <= share < 1:
         raise AttnbenchError(f"--margin must be a percentage from 0 to 100, got {margin!r}")
-    from attnbench import comparison, store
+    from attnbench import regressions, store
 
     sides = [store.read(Path(folder), warn) for folder in (before, after)]
     for folder, side in zip((before, after), sides, strict=True):
         if not side:
             raise AttnbenchError(f"no record could be read in {folder}; give a folder or file of records")
-    rows = comparison.compare(sides[0], sides[1], share)
-    text = {"md": _markdown, "csv": _csv, "json": _json}[form](rows, comparison.conditions(rows), every)
+    rows = regressions.compare(sides[0], sides[1], share)
+    text = {"md": _markdown, "csv": _csv, "json": _json}[form](rows, regressions.conditions(rows), every)
     if output:
         write(Path(output), text)
     else:

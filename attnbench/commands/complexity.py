@@ -47,9 +47,8 @@ def command(
 
         check_plottable(Path(plot))
     before_torch()
-    from attnbench import render
     from attnbench.harness.counting import complexity
-    from attnbench.tables import growth
+    from attnbench.tables import growth, render
 
     counter = complexity.Counter(place, number - 1)
     found = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from attnbench import references, registry
+from attnbench import baselines, registry
 from attnbench.commands._arguments import (
     before_torch,
     choice,
@@ -25,7 +25,7 @@ FORMATS = ("text", "md", "json")
 @click.command()
 @click.argument("mechanism")
 @click.option(
-    "--control", default=references.CONTROL, show_default=True, help="Compared with; none: nothing."
+    "--baseline", default=baselines.BASELINE, show_default=True, help="Compared with; none: nothing."
 )
 @click.option("--layout", default="swin_t", show_default=True, help="Layout the mechanism is dropped into.")
 @click.option("--mode", default="infer", show_default=True, help="infer or train.")
@@ -42,7 +42,7 @@ FORMATS = ("text", "md", "json")
 @plugin_option
 def command(
     mechanism: str,
-    control: str,
+    baseline: str,
     layout: str,
     mode: str,
     precision: str,
@@ -56,7 +56,7 @@ def command(
     output: str,
     plot: str,
 ) -> None:
-    """Say why MECHANISM is slower (or faster) than its MACs, beside a control.
+    """Say why MECHANISM is slower (or faster) than its MACs, beside a baseline.
 
     Every operator of a step is recorded with its MACs, bytes and the line that called it, and timed; sums by
     phase and block stand beside the two ceilings of this device, measured a moment before. docs/explain.md.
@@ -69,22 +69,22 @@ def command(
         ("format", form, FORMATS),
     ):
         choice(kind, text, known)
-    for name in filter(None, (mechanism, control if control != "none" else "")):
-        if not references.is_reference(name):
+    for name in filter(None, (mechanism, baseline if baseline != "none" else "")):
+        if not baselines.is_baseline(name):
             names("mechanism", name, registry.names())
     side = positive("resolution", resolution, get_layout(layout).img_size)
     budget = positive("seconds", seconds, 8)
     batch = positive("batch-size", batch_size, 0)
     options = dict(option(setting) for setting in settings)
-    if references.is_reference(mechanism) and (impl != "auto" or options):
+    if baselines.is_baseline(mechanism) and (impl != "auto" or options):
         raise AttnbenchError(f"{mechanism} is a reference model: it takes no --impl and no --set")
     before_torch()
     from attnbench.harness import environment
-    from attnbench.harness.setting import Pins
+    from attnbench.harness.setting import Flags
 
     where = environment.resolve_device(device)
     environment.pin_allocator()
-    Pins().apply()
+    Flags().apply()
     conditions: dict[str, Any] = {
         "layout": layout,
         "metric": "explain",
@@ -94,14 +94,14 @@ def command(
         "batch_size": batch or (64 if where.type == "cuda" else 1),
         "device": str(where),
     }
-    other = control if control not in ("none", mechanism) else ""
+    other = baseline if baseline not in ("none", mechanism) else ""
     chosen = {"mechanism": mechanism, "impl": impl, "options": options}
     _explain(chosen, other, conditions, budget, form, output, plot)
 
 
 def _explain(
     chosen: dict[str, Any],
-    control: str,
+    baseline: str,
     conditions: dict[str, Any],
     budget: float,
     form: str,
@@ -111,18 +111,18 @@ def _explain(
     """The part that needs torch."""
     import torch
 
-    from attnbench.harness.explain import comparison, report
+    from attnbench.harness.explain import gap, text
     from attnbench.harness.explain.plot import roofline
     from attnbench.harness.setting import Setting
     from attnbench.record import Cell
 
     cell = Cell(**chosen, **conditions)
     setting = Setting(torch.device(cell.device), cell.mode, cell.precision, cell.batch_size, cell.resolution)
-    found = comparison.compare(
+    found = gap.compare(
         cell,
-        Cell(mechanism=control, **conditions) if control else None,
+        Cell(mechanism=baseline, **conditions) if baseline else None,
         setting,
-        comparison.Effort(budget_s=budget),
+        gap.Effort(budget_s=budget),
         say=lambda what: click.echo(f"{what} ...", err=True),
     )
     if plot:
@@ -132,8 +132,8 @@ def _explain(
             f"operators account for {found.subject.total.seconds / found.subject.step_s:.0%} of the step; "
             "the machine is busy with something else, or --seconds is too short"
         )
-    text = json.dumps(report.content(found), indent=1) if form == "json" else report.markdown(found)
+    shown = json.dumps(text.content(found), indent=1) if form == "json" else text.markdown(found)
     if output:
-        write(Path(output), text + "\n")
+        write(Path(output), shown + "\n")
     else:
-        click.echo(text)
+        click.echo(shown)

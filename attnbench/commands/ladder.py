@@ -22,7 +22,7 @@ def command(mechanisms: str, layout: str) -> None:
     chosen = names("mechanism", mechanisms, registry.names()) or tuple(registry.names())
     where = get_layout(layout)
     from attnbench.errors import AttnbenchError
-    from attnbench.harness.comparison.matching import cost
+    from attnbench.harness.models.matching import cost
 
     click.echo(f"| mechanism | {' | '.join(RUNGS)} |\n|---|{'---:|' * len(RUNGS)}")
     notes: dict[str, int] = {}

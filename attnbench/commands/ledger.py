@@ -26,7 +26,7 @@ def command(a: str, b: str, form: str, resolution: str) -> None:
     if form not in FORMATS:
         raise UnknownNameError("format", form, FORMATS)
     size = positive("resolution", resolution, 224)
-    from attnbench.harness.comparison import ledger
+    from attnbench.harness.ledger import ledger
 
     rows, totals = ledger.of(a, b, size)
     if form == "json":

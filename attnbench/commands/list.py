@@ -47,7 +47,7 @@ def command(form: str, in_full: bool) -> None:
 
 def _list_in_full(specs: list[MechanismSpec], failed: dict[str, str], form: str) -> None:
     """The part of ``list`` that needs torch; a file that proves broken only now joins those that failed."""
-    from attnbench import catalogue
+    from attnbench.harness import catalogue
 
     entries = []
     for spec in specs:

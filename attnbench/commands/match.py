@@ -34,7 +34,7 @@ def command(mechanism: str, reference: str, by: str, knob: str, layout: str, tol
     if not 0 <= allowed < 1:
         raise AttnbenchError(f"--tolerance must be a number from 0 to 1, got {tolerance!r}")
     spec, other, where = registry.get(mechanism), registry.get(reference), get_layout(layout)
-    from attnbench.harness.comparison import matching
+    from attnbench.harness.models import matching
 
     target = matching.cost(where, other.name, by)
     before = matching.cost(where, spec.name, by)

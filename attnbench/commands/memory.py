@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from attnbench import references, registry
+from attnbench import baselines, registry
 from attnbench.commands._arguments import before_torch, choice, names, option, plugin_option, positive, write
 from attnbench.errors import AttnbenchError
 
@@ -54,7 +54,7 @@ def command(
         ("format", form, FORMATS),
     ):
         choice(kind, text, known)
-    if not references.is_reference(mechanism):
+    if not baselines.is_baseline(mechanism):
         names("mechanism", mechanism, registry.names())
     elif impl != "auto" or settings:
         raise AttnbenchError(f"{mechanism} is a reference model: it takes no --impl and no --set")
@@ -63,7 +63,7 @@ def command(
     batch, options = positive("batch-size", batch_size, 0), dict(option(setting) for setting in settings)
     before_torch()
     from attnbench.harness import environment
-    from attnbench.harness.memory import report, sweep
+    from attnbench.harness.memory import listing, sweep
     from attnbench.harness.setting import Setting
     from attnbench.record import Cell
 
@@ -87,8 +87,8 @@ def command(
         click.echo(f"{point.resolution} px done", err=True)
         points.append(point)
     if plot:
-        report.plot(points, f"{cell.row} in {layout}, {mode} {precision}, batch {batch}", Path(plot))
-    table = report.render(points, form)
+        listing.plot(points, f"{cell.row} in {layout}, {mode} {precision}, batch {batch}", Path(plot))
+    table = listing.render(points, form)
     if output:
         write(Path(output), table + "\n")
     else:

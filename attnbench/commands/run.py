@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from attnbench import references, registry
+from attnbench import baselines, registry
 from attnbench.commands import _timing
 from attnbench.commands._arguments import (
     DEFAULT_OUT,
@@ -71,9 +71,9 @@ def command(
     from attnbench.layouts import get_layout
 
     of_timing = _timing.read(timing)
-    every_row = dict.fromkeys(filter(None, (*registry.names(), of_timing["control"])))
+    every_row = dict.fromkeys(filter(None, (*registry.names(), of_timing["baseline"])))
     chosen = {
-        "mechanisms": names("mechanism", mechanisms, [*registry.names(), *references.TITLES])
+        "mechanisms": names("mechanism", mechanisms, [*registry.names(), *baselines.TITLES])
         or tuple(every_row),
         "metrics": names("metric", metrics, METRICS),
         "precisions": names("precision", precision, ("fp32", "amp")),
@@ -105,13 +105,14 @@ def _run(
 
     if not chosen["in_process"]:
         processes.start_server()
-    from attnbench.harness import environment, plan, runner
-    from attnbench.harness.setting import Pins
+    from attnbench.harness import environment
+    from attnbench.harness.run import plan, runner
+    from attnbench.harness.setting import Flags
     from attnbench.progress import make_progress
 
     where = environment.resolve_device(device)
-    pins = Pins(tf32=timing["tf32"], threads=int(timing["threads"]) if timing["threads"] else None)
-    pins.apply()  # before anything asks how many threads there are
+    flags = Flags(tf32=timing["tf32"], threads=int(timing["threads"]) if timing["threads"] else None)
+    flags.apply()  # before anything asks how many threads there are
     batch = batch or (64 if where.type == "cuda" else 1)
     chosen["mechanisms"] = tuple(
         plan.usable(
@@ -124,7 +125,7 @@ def _run(
         )
     )
     effort = _timing.with_budget(plan.PRESETS[preset], timing["budget"])
-    request = plan.Request(**chosen, device=where, batch_size=batch, preset=effort, pins=pins)
+    request = plan.Request(**chosen, device=where, batch_size=batch, preset=effort, flags=flags)
     if timing["aa"]:
         return _timing.put_to_the_test(request, timing)
     with make_progress() as progress:

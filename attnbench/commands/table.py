@@ -20,7 +20,7 @@ from attnbench.rungs import AUTHORS, RUNGS
 
 if TYPE_CHECKING:
     from attnbench.record import Measurement
-    from attnbench.render import Table
+    from attnbench.tables.render import Table
 
 TABLES = ("ablation", "table1", "table5", "table6", "table7", "figure1", "classification")
 
@@ -76,7 +76,7 @@ def command(
     if explain:
         text = _explain(name, table, folder, *explain)
     else:
-        from attnbench import render
+        from attnbench.tables import render
 
         text = render.render(table, form)
     if output:
@@ -88,7 +88,8 @@ def command(
 def ablation(records: Path, form: str, layout: str | None, resolution: int | None, device: str | None) -> str:
     """The ablation table of records, rendered; ``None`` for what the newest record has."""
     format_name(form)
-    from attnbench import render, store, tables
+    from attnbench import store, tables
+    from attnbench.tables import render
 
     found = store.read(records, warn)
     return render.render(tables.ablation(found, layout=layout, resolution=resolution, device=device), form)
@@ -137,7 +138,7 @@ def _build(
             device=device or None,
             rung=rung or AUTHORS,
         )
-    from attnbench.tables.beside import beside
+    from attnbench.tables.paper_table import beside
     from attnbench.tables.papers import get_paper_table
 
     return beside(get_paper_table(name).on_rung(rung or AUTHORS), found, device or None)
@@ -150,7 +151,7 @@ def _fill(name: str, folder: Path, rung: str) -> None:
             f"--fill appends to a folder called records, got {folder}; give --records DIR/records"
         )
     from attnbench import store
-    from attnbench.tables.beside import beside, missing_static
+    from attnbench.tables.paper_table import beside, missing_static
     from attnbench.tables.papers import get_paper_table
 
     spec = get_paper_table(name).on_rung(rung or AUTHORS)
@@ -160,11 +161,11 @@ def _fill(name: str, folder: Path, rung: str) -> None:
     if not models:
         return
     before_torch()
-    from attnbench.harness import static
+    from attnbench.harness.run import counts
     from attnbench.progress import make_progress
 
     with make_progress() as progress:
-        summary = static.fill(models, folder.parent, progress)
+        summary = counts.fill(models, folder.parent, progress)
     click.echo(f"{summary.measured} cells counted; records: {summary.path}", err=True)
     for failure in summary.failed:
         click.echo(f"failed: {failure}", err=True)
@@ -172,23 +173,23 @@ def _fill(name: str, folder: Path, rung: str) -> None:
 
 def _explain(name: str, table: "Table", folder: Path, row: str, column: str) -> str:
     """Where a cell comes from, with the file of its record or the command that would make one."""
-    from attnbench.tables import explain
+    from attnbench.tables import provenance
 
-    lines = [explain.explain(table, row, column)]
-    record = explain.record_of(table, row, column)
+    lines = [provenance.explain(table, row, column)]
+    record = provenance.record_of(table, row, column)
     if record is not None:
-        lines.append(f"file: {explain.file_of(folder, record)}")
-    elif explain.is_missing(table, row, column):
+        lines.append(f"file: {provenance.file_of(folder, record)}")
+    elif provenance.is_missing(table, row, column):
         lines.append(f"to measure it: {_command_for(name, table, folder, row, column)}")
     return "\n".join(lines) + "\n"
 
 
 def _command_for(name: str, table: "Table", folder: Path, row: str, column: str) -> str:
-    from attnbench.tables import explain
-    from attnbench.tables.beside import commands
+    from attnbench.tables import provenance
+    from attnbench.tables.paper_table import commands
     from attnbench.tables.papers import get_paper_table
 
-    metric, place = explain.metric_of(table, column), explain.row_name(table, row)
+    metric, place = provenance.metric_of(table, column), provenance.row_name(table, row)
     out = "" if folder == Path(f"{DEFAULT_OUT}/records") else str(folder.parent)
     if name == "ablation":
         mechanism = place.partition("[")[0]

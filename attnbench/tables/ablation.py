@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from attnbench import certificates, references
+from attnbench import baselines, certificates
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.published import Figure, of_mechanisms
 from attnbench.record import Measurement
-from attnbench.render import Column, Table
 from attnbench.rungs import AUTHORS, on_rung
 from attnbench.tables.measured import add_measured
+from attnbench.tables.render import Column, Table
 
 
 def ablation(
@@ -117,7 +117,7 @@ def _add_certified(table: Table, certified: Callable[[str, str], bool]) -> None:
     table.raw["certified"] = pd.array(list(valid.values()), dtype="boolean")
     note = "Uncertified: 'attnbench check' has not passed for this source and these options."
     for row in valid:
-        if not valid[row] and not references.is_reference(row):
+        if not valid[row] and not baselines.is_baseline(row):
             table.mark(row, "mechanism", note)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from attnbench import registry
 from attnbench.figures import new_figure, save_figure
-from attnbench.render import Column, Table
+from attnbench.tables.render import Column, Table
 
 if TYPE_CHECKING:
     from attnbench.harness.counting.complexity import Growth

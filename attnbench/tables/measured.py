@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from attnbench.baselines import is_baseline
 from attnbench.record import Cell, Measurement
-from attnbench.references import is_reference
-from attnbench.render import Column, Table
 from attnbench.tables.conditions import conditions
+from attnbench.tables.render import Column, Table
 from attnbench.tables.speed import WITHHELD, add_speed, withhold_unequal
 
 Row = Callable[[Cell], str | None]
@@ -87,8 +87,8 @@ def add_measured(
 
 def _fill(table: Table, column: Column, records: list[tuple[str, Measurement]], seen: Counter[str]) -> int:
     """Choose a column's measurements, those under the conditions of the newest; how many are left out."""
-    asked = next((m.cell.impl for _, m in reversed(records) if not is_reference(m.cell.mechanism)), "")
-    of_records = [conditions(m, asked if is_reference(m.cell.mechanism) else "") for _, m in records]
+    asked = next((m.cell.impl for _, m in reversed(records) if not is_baseline(m.cell.mechanism)), "")
+    of_records = [conditions(m, asked if is_baseline(m.cell.mechanism) else "") for _, m in records]
     newest, left_out = of_records[-1], 0
     other: dict[str, str] = {}
     for (row, m), text in zip(records, of_records, strict=True):

@@ -7,10 +7,10 @@ row is named in :mod:`attnbench.configurations`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from attnbench.baselines import BASELINE, TITLES
 from attnbench.configurations import CONFIGURATIONS, PUBLISHED, Configuration
 from attnbench.errors import UnknownNameError
 from attnbench.published import Figure, figures
-from attnbench.references import CONTROL, TITLES
 from attnbench.rungs import AUTHORS
 
 RESOLUTION = 224
@@ -68,7 +68,7 @@ class PaperTable:
         return replace(self, rung=rung, more={}, sizes={}, title=title)
 
     def lines(self) -> list[Line]:
-        """The rows: the paper's in its order, further ones, and the control."""
+        """The rows: the paper's in its order, further ones, and the baseline."""
         found: dict[str, dict[str, Figure]] = {}
         names: dict[str, str] = {}
         for figure in figures():
@@ -84,7 +84,7 @@ class PaperTable:
         lines += [Line(name, title, CONFIGURATIONS[name]) for name, title in self.more.items()]
         if self.rung != AUTHORS:
             lines = [_stand(line, self.rung) for line in lines]
-        return [*lines, Line(CONTROL, TITLES[CONTROL], Configuration("swin_t", CONTROL))]
+        return [*lines, Line(BASELINE, TITLES[BASELINE], Configuration("swin_t", BASELINE))]
 
 
 def _stand(line: Line, rung: str) -> Line:

@@ -1,4 +1,4 @@
-"""Columns beside throughput: the ratio to the control with its interval, and letters.
+"""Columns beside throughput: the ratio to the baseline with its interval, and letters.
 
 Only rows of one group are compared, whose samples were taken in the same blocks and are paired by block. A
 block that one row lacks is NaN and drops out of that row's pairs alone; rows whose numbers of samples
@@ -10,11 +10,11 @@ from math import nan
 
 import pandas as pd
 
+from attnbench.baselines import is_baseline
 from attnbench.certificates import speed_refusal
 from attnbench.record import Measurement
-from attnbench.references import is_reference
-from attnbench.render import Column, Table
 from attnbench.statistics import letters
+from attnbench.tables.render import Column, Table
 
 WITHHELD = "withheld"
 """Key of a measurement's details: why its value is not shown."""
@@ -24,14 +24,14 @@ MOST_ROWS = 48
 _LETTERS = "Letters: rows that share one are not told apart at the 95 % level, compared block by block."
 
 _SEVERAL = (
-    "{heading}: of {count} groups of blocks, taken at different times. Ratios to the control compare rows of "
-    "different groups; images/s do so only roughly."
+    "{heading}: of {count} groups of blocks, taken at different times. Ratios to the baseline compare rows "
+    "of different groups; images/s do so only roughly."
 )
 
 
 def withhold_unequal(m: Measurement) -> Measurement:
     """A throughput as it is, or without its value where its implementation is not known to equal eager."""
-    if m.name != "throughput" or m.status != "ok" or not m.implementation or is_reference(m.cell.mechanism):
+    if m.name != "throughput" or m.status != "ok" or not m.implementation or is_baseline(m.cell.mechanism):
         return m
     cell = m.cell
     why = speed_refusal(cell.mechanism, cell.source, m.implementation, cell.device, cell.precision)
@@ -55,9 +55,9 @@ def _add_ratio(table: Table, column: Column, found: dict[str, Measurement]) -> N
     if not compared:
         return
     suffix = column.name.removeprefix("images_per_s_")
-    controls = Counter(str(details["control"]) for details in compared.values())
+    baselines = Counter(str(details["baseline"]) for details in compared.values())
     setting = column.heading.removeprefix("Images/s ")
-    heading = f"Ratio {setting} to {' or '.join(sorted(controls))}"
+    heading = f"Ratio {setting} to {' or '.join(sorted(baselines))}"
     shown = {row: _ratio(details) for row, details in compared.items()}
     columns = [Column(f"speed_{suffix}", heading)]
     table.raw[columns[0].name] = [shown.get(row) for row in table.raw.index]
@@ -71,7 +71,7 @@ def _add_ratio(table: Table, column: Column, found: dict[str, Measurement]) -> N
 def _ratio(details: dict) -> str:
     """``0.93 [0.91, 0.95] slower``."""
     verdict = str(details.get("verdict", ""))
-    if verdict == "control" or details.get("ratio_low") is None:
+    if verdict == "baseline" or details.get("ratio_low") is None:
         return verdict or f"{details['ratio']:.3f}"
     interval = f"[{details['ratio_low']:.3f}, {details['ratio_high']:.3f}]"
     return f"{details['ratio']:.3f} {interval} {verdict}".rstrip()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from attnbench.figures import new_figure, save_figure
-from attnbench.render import Table
+from attnbench.tables.render import Table
 
 _SETTINGS = (("infer", "fp32"), ("infer", "amp"), ("train", "fp32"), ("train", "amp"))
 

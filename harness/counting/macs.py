@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from attnbench.errors import AttnbenchError
 from attnbench.harness.counting.census import Census
-from attnbench.harness.counting.formulas import formulas
+from attnbench.harness.counting.operator_costs import formulas
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from attnbench.errors import AttnbenchError
-from attnbench.harness.explain.comparison import Comparison
+from attnbench.harness.explain.gap import Comparison
 
 
 def roofline(comparison: Comparison, path: Path) -> None:
     """Draw each phase with MACs at its arithmetic intensity and attained FLOP/s; its area is its time.
 
     Args:
-        comparison: the subject and, hollow, the control.
+        comparison: the subject and, hollow, the baseline.
         path: the picture; its suffix tells the format.
 
     Raises:
@@ -22,7 +22,7 @@ def roofline(comparison: Comparison, path: Path) -> None:
         raise AttnbenchError(f"--plot needs matplotlib ({error}); install attnbench[report]") from error
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    models = [model for model in (comparison.subject, comparison.control) if model is not None]
+    models = [model for model in (comparison.subject, comparison.baseline) if model is not None]
     reached: list[float] = []
     for model, filled in zip(models, (True, False), strict=False):
         rows = {key: row for key, row in model.phases.items() if row.macs and row.seconds}

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.errors import AttnbenchError
-from attnbench.harness.counting.formulas import formulas
+from attnbench.harness.counting.operator_costs import formulas
 from attnbench.harness.explain.phases import Place, Places
 from attnbench.harness.explain.traffic import Storages, Traffic
 from attnbench.harness.origin import Origins

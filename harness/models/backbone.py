@@ -16,7 +16,7 @@ from torch import nn
 
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.harness.models.checkpoints import load_checkpoint
-from attnbench.harness.models.formula import WithFormula
+from attnbench.harness.models.layout_cost import WithFormula
 from attnbench.harness.models.parts import Block, make_merging, make_norm, make_stem
 from attnbench.harness.models.rungs import climb
 from attnbench.harness.models.timm_interface import Stage, TimmInterface

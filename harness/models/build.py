@@ -3,7 +3,7 @@
 import torch
 
 from attnbench.harness.models.backbone import Backbone, create_model
-from attnbench.harness.models.references import REFERENCES, TimmSwin
+from attnbench.harness.models.baselines import REFERENCES, TimmSwin
 from attnbench.layouts import get_layout
 from attnbench.record import Cell
 

@@ -57,7 +57,7 @@ class Run:
 
 
 class Opened(Protocol):
-    """What makes candidates while it is entered; see :class:`attnbench.harness.candidates.Candidates`."""
+    """What makes candidates while it is entered; see :class:`attnbench.harness.run.candidates.Candidates`."""
 
     @property
     def open(self) -> Open:
@@ -101,7 +101,7 @@ def real(
             if isinstance(found, Exception):
                 raise found
             details = found[0].details
-            if details["verdict"] != "control":
+            if details["verdict"] != "baseline":
                 low, high, share = (details[key] for key in ("ratio_low", "ratio_high", "harness_share"))
                 yield Run(details["ratio"], low, high, details["blocks"], details["verdict"], share)
 
@@ -111,17 +111,17 @@ World = Callable[[random.Random], Callable[[], float]]
 
 
 def simulated(world: World, effort: Effort, runs: int, seed: int = 0, ratio: float = 1.0) -> Iterator[Run]:
-    """Compare two candidates in a made-up world; the first is ``ratio`` times as fast as the control."""
+    """Compare two candidates in a made-up world; the first is ``ratio`` times as fast as the baseline."""
     for number in range(runs):
         draw = random.Random(f"{seed} {number}")
         machine = world(draw)
         samplers = {
             "other": lambda machine=machine: _sample(machine() / ratio),
-            "control": lambda machine=machine: _sample(machine()),
+            "baseline": lambda machine=machine: _sample(machine()),
         }
         steps = dict.fromkeys(samplers, 1)
-        blocks = measure_blocks("", samplers, steps, effort, control="control", draw=draw)
-        interval = statistics.ratio_interval(blocks.of("other"), blocks.of("control"))
+        blocks = measure_blocks("", samplers, steps, effort, baseline="baseline", draw=draw)
+        interval = statistics.ratio_interval(blocks.of("other"), blocks.of("baseline"))
         yield Run(
             interval.ratio,
             interval.low,

@@ -76,7 +76,7 @@ def measure_blocks(
     repeats: Mapping[str, int],
     effort: Effort,
     *,
-    control: str | None = None,
+    baseline: str | None = None,
     done: Iterable[Block] = (),
     on_block: Callable[[Block], None] = lambda block: None,
     draw: random.Random | None = None,
@@ -91,7 +91,7 @@ def measure_blocks(
         samplers: take one sample of each candidate, already warmed up.
         repeats: steps per sample of each candidate.
         effort: when to stop.
-        control: the candidate that the ratios whose width matters are taken to.
+        baseline: the candidate that the ratios whose width matters are taken to.
         done: blocks of an earlier, interrupted run of the same candidates.
         on_block: called with each new block, e.g. to write it down.
         draw: of the orders.
@@ -104,7 +104,7 @@ def measure_blocks(
     check_at = max(effort.min_blocks, 2)
     while alive and _wanted(found, effort, time.monotonic() - began):
         if len(found.taken) >= check_at:
-            if _narrow(found, alive, control, effort.half_width):
+            if _narrow(found, alive, baseline, effort.half_width):
                 break
             check_at = int(len(found.taken) * 1.5) + 1  # seldom: each look costs time, and a little coverage
         block = _block(group, alive, repeats, found, draw)
@@ -123,11 +123,11 @@ def _wanted(found: Blocks, effort: Effort, spent_s: float) -> bool:
     return taken < effort.min_blocks or (taken < effort.max_blocks and spent_s < effort.budget_s)
 
 
-def _narrow(found: Blocks, alive: Mapping[str, object], control: str | None, half_width: float) -> bool:
-    if control is None or control not in alive or len(alive) < 2:
+def _narrow(found: Blocks, alive: Mapping[str, object], baseline: str | None, half_width: float) -> bool:
+    if baseline is None or baseline not in alive or len(alive) < 2:
         return False
-    others = (key for key in alive if key != control)
-    reference = found.of(control)
+    others = (key for key in alive if key != baseline)
+    reference = found.of(baseline)
     return all(statistics.ratio_interval(found.of(key), reference).half_width <= half_width for key in others)
 
 

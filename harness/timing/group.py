@@ -1,6 +1,6 @@
 """One group of candidates, all alive, measured together: from cells to records.
 
-A group is the cells of one mode, precision and regime, and the control that their ratios are taken to.
+A group is the cells of one mode, precision and regime, and the baseline that their ratios are taken to.
 Its blocks are kept in a journal, so that a killed run goes on where it was; its records are written
 together at the end, since none is complete before the others are.
 """
@@ -16,7 +16,7 @@ from statistics import median
 from typing import Protocol
 
 from attnbench import statistics, store
-from attnbench.harness.timing import plausible, report
+from attnbench.harness.timing import outcomes, plausible
 from attnbench.harness.timing.blocks import Block, Blocks, Effort, measure_blocks
 from attnbench.harness.timing.clock import ClockError, Sample, fault
 from attnbench.harness.timing.replay import Replay
@@ -52,8 +52,8 @@ class Group:
     """What is measured together.
 
     Args:
-        cells: of one mode, precision and regime; the control's among them if there is one.
-        control: mechanism of the control's cell; its name need not be among the cells.
+        cells: of one mode, precision and regime; the baseline's among them if there is one.
+        baseline: mechanism of the baseline's cell; its name need not be among the cells.
         effort: how long.
         journal: file that blocks are kept in.
         force: begin anew, whatever the journal holds.
@@ -61,7 +61,7 @@ class Group:
     """
 
     cells: list[Cell]
-    control: str
+    baseline: str
     effort: Effort
     journal: Path
     force: bool = False
@@ -76,9 +76,9 @@ class Group:
         return {cell.key(): cell for cell in self.cells}
 
     @property
-    def control_key(self) -> str | None:
-        """Key of the control's cell, if it is alive."""
-        keys = (key for key, cell in self.by_key.items() if cell.mechanism == self.control)
+    def baseline_key(self) -> str | None:
+        """Key of the baseline's cell, if it is alive."""
+        keys = (key for key, cell in self.by_key.items() if cell.mechanism == self.baseline)
         return next((key for key in keys if key in self.alive), None)
 
     def tag(self) -> str:
@@ -122,14 +122,14 @@ def measure(group: Group, open_candidate: Open, progress: Progress) -> list[Outc
     for key in blocks.failed:
         group.alive.pop(key).close()
     _verify(group, blocks)
-    context = report.Context(
-        tag, group.by_key, group.ready, blocks, group.control_key, group.effort, group.margin
+    context = outcomes.Context(
+        tag, group.by_key, group.ready, blocks, group.baseline_key, group.effort, group.margin
     )
-    outcomes: list[Outcome] = [(group.by_key[key], error) for key, error in group.failed.items()]
+    found: list[Outcome] = [(group.by_key[key], error) for key, error in group.failed.items()]
     for key, candidate in group.alive.items():
-        outcomes.append((group.by_key[key], [report.measurement(context, key, _replay(group, key))]))
+        found.append((group.by_key[key], [outcomes.measurement(context, key, _replay(group, key))]))
         candidate.close()
-    return outcomes
+    return found
 
 
 def _blocks(group: Group, tag: str, progress: Progress) -> Blocks:
@@ -156,7 +156,7 @@ def _blocks(group: Group, tag: str, progress: Progress) -> Blocks:
             {key: sampler(key) for key in group.alive},
             {key: group.ready[key].repeats for key in group.alive},
             group.effort,
-            control=group.control_key,
+            baseline=group.baseline_key,
             done=whole,
             on_block=keep,
         )

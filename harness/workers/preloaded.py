@@ -8,6 +8,6 @@ import sklearn.datasets
 import torch.profiler
 import torch.utils.flop_counter
 
-from attnbench.harness import runner
+from attnbench.harness.run import runner
 
 __all__ = ["runner", "sklearn", "torch"]

@@ -18,13 +18,13 @@ from attnbench import AttnbenchError, create_model, registry
 from attnbench.commands import explain as command
 from attnbench.harness.counting import macs
 from attnbench.harness.explain import ceilings as roof
-from attnbench.harness.explain import plot, report
+from attnbench.harness.explain import plot, text
 from attnbench.harness.explain.account import SHARES, Account, Timed
 from attnbench.harness.explain.ceilings import Ceilings
-from attnbench.harness.explain.comparison import Comparison, Effort, Explained, compare
+from attnbench.harness.explain.gap import Comparison, Effort, Explained, compare
 from attnbench.harness.explain.phases import Place
 from attnbench.harness.explain.recorder import Operator, record
-from attnbench.harness.explain.subject import Subject
+from attnbench.harness.explain.step import Subject
 from attnbench.harness.explain.timeline import Event, _event, timeline
 from attnbench.harness.explain.traffic import Storages, Traffic, compulsory
 from attnbench.harness.setting import Setting, make_step
@@ -305,9 +305,9 @@ def explained(name: str, step_s: float, *rows: tuple[str, int, int, float, float
 def test_the_diagnosis_names_the_largest_reason_and_where_it_is(
     row: tuple[str, int, int, float, float], says: str
 ) -> None:
-    control = explained("shifted_window", 0.0011, ("base", 10**5, 40, 0.001, 0.0001))
+    baseline = explained("shifted_window", 0.0011, ("base", 10**5, 40, 0.001, 0.0001))
     own = explained("bra", 0.0051, ("base", 10**5, 40, 0.001, 0.0001), row)
-    found = Comparison(own, control, ROOF, Setting(CPU, "infer", "fp32", 1, 28))
+    found = Comparison(own, baseline, ROOF, Setting(CPU, "infer", "fp32", 1, 28))
     assert sum(found.gap().values()) == pytest.approx(0.004)
     assert max(found.gap(), key=lambda share: found.gap()[share]) == says
     sentence = found.sentence()
@@ -395,24 +395,24 @@ def real() -> Comparison:
 
 
 def test_json_is_complete(real: Comparison) -> None:
-    found = json.loads(json.dumps(report.content(real)))
-    for model in (found["subject"], found["control"]):
+    found = json.loads(json.dumps(text.content(real)))
+    for model in (found["subject"], found["baseline"]):
         assert len(model["blocks"]) == 8
         total = model["total"]
         for rows in (model["phases"], model["operators"]):
             for figure in ("seconds", "macs", "moved", "calls"):
                 assert sum(row[figure] for row in rows) == pytest.approx(total[figure])
         assert model["accounted_s"] + model["outside_s"] == pytest.approx(model["step_s"])
-    gap = found["subject"]["step_s"] - found["control"]["step_s"]
+    gap = found["subject"]["step_s"] - found["baseline"]["step_s"]
     assert sum(found["gap"].values()) == pytest.approx(gap)
     assert set(found["gap"]) == {*SHARES, "outside"}
-    phases = {row["phase"] for row in found["control"]["phases"] if row["part"] == "attention"}
+    phases = {row["phase"] for row in found["baseline"]["phases"] if row["part"] == "attention"}
     assert {"qkv", "window_partition", "proj"} <= phases  # timm's own functions
 
 
 def test_the_text_says_it_first_and_shows_its_sums(real: Comparison) -> None:
-    text = report.markdown(real)
-    assert text.startswith("bra takes ")
+    shown = text.markdown(real)
+    assert shown.startswith("bra takes ")
     for part in (
         "Ceilings measured",
         "all operators",
@@ -420,7 +420,7 @@ def test_the_text_says_it_first_and_shows_its_sums(real: Comparison) -> None:
         "timed alone",
         "mechanisms/",
     ):
-        assert part in text
+        assert part in shown
 
 
 def test_a_plot_needs_matplotlib(real: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,7 +441,7 @@ def test_a_plot_is_drawn(real: Comparison, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["bar"], "unknown mechanism 'bar'"),
-        (["bra", "--control", "swine"], "unknown mechanism 'swine'"),
+        (["bra", "--baseline", "swine"], "unknown mechanism 'swine'"),
         (["bra", "--mode", "inference"], "unknown mode"),
         (["bra", "--format", "xml"], "unknown format"),
         (["timm_swin", "--impl", "sdpa"], "takes no --impl"),
@@ -463,13 +463,13 @@ def test_the_command_prints_json(tmp_path: Path) -> None:
         "1",
         "--format",
         "json",
-        "--control",
+        "--baseline",
         "none",
     ]
     result = CliRunner().invoke(command.command, [*arguments, "--output", str(tmp_path / "why.json")])
     assert result.exit_code == 0, result.exception
     found = json.loads((tmp_path / "why.json").read_text())
-    assert found["control"] is None
+    assert found["baseline"] is None
     assert found["gap"] == {}
     assert "its attention runs no operator" in found["diagnosis"]
 

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from attnbench.harness.kernel_resources import missing
+from attnbench.results.scripts.kernel_resources import missing
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"no kernel can be compiled: {missing()}")
 
 PROGRAM = """
 import sys, torch, triton, triton.language as tl
-from attnbench.harness.kernel_resources import resources
+from attnbench.results.scripts.kernel_resources import resources
 
 @triton.jit
 def copy(source, target, rows, stride, BLOCK: tl.constexpr):

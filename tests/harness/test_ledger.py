@@ -7,8 +7,8 @@ import torch
 from click.testing import CliRunner
 
 from attnbench.__main__ import cli
-from attnbench.harness.comparison import ledger
-from attnbench.harness.comparison.differences import compare
+from attnbench.harness.ledger import ledger
+from attnbench.harness.ledger.differences import compare
 from attnbench.harness.models.backbone import Backbone, create_model
 
 IMAGE = (1, 1, 28, 28)

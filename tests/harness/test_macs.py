@@ -12,10 +12,11 @@ from torch._ops import HigherOrderOperator
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench import AttnbenchError, Site, add_plugin, create_model, get, names, render, tables
-from attnbench.harness.counting import census, costs, formulas, macs
+from attnbench import AttnbenchError, Site, add_plugin, create_model, get, names, tables
+from attnbench.harness.counting import census, costs, macs, operator_costs
 from attnbench.harness.models.backbone import Backbone
 from attnbench.record import Cell, Measurement
+from attnbench.tables import render
 
 
 def on_meta(mechanism: str, layout: str = "swin_t", impl: str = "eager", **options: object) -> Backbone:
@@ -364,30 +365,33 @@ def test_formulas_of_back_ends() -> None:
     v = (*k[:3], 4)
     pairs = 2 * 3 * 5 * 7
     forward, backward = 2 * pairs * (8 + 4), 2 * pairs * (3 * 8 + 2 * 4)
-    assert formulas.dense_attention(q, k, v, False, 1.0) == forward
-    assert formulas.dense_attention_backward(q, k, v, q, q, q) == backward
-    assert formulas.efficient_attention(q, k, v, None, out_shape=None) == forward
-    assert formulas.efficient_attention_backward(q, q, k, v, None, q) == backward
-    assert formulas.flash_attention(q, k, v, None, None, None, 5, 7) == forward
-    assert formulas.flash_attention_backward(True, q, q, k, v, q, q, None, None, 5, 7) == backward
+    assert operator_costs.dense_attention(q, k, v, False, 1.0) == forward
+    assert operator_costs.dense_attention_backward(q, k, v, q, q, q) == backward
+    assert operator_costs.efficient_attention(q, k, v, None, out_shape=None) == forward
+    assert operator_costs.efficient_attention_backward(q, q, k, v, None, q) == backward
+    assert operator_costs.flash_attention(q, k, v, None, None, None, 5, 7) == forward
+    assert operator_costs.flash_attention_backward(True, q, q, k, v, q, q, None, None, 5, 7) == backward
     row_q, row_k, row_v = (10, 3, 8), (14, 3, 8), (14, 3, 4)  # two sequences in one row
-    assert formulas.flash_attention(row_q, row_k, row_v, (3,), (3,), None, 5, 7) == forward
+    assert operator_costs.flash_attention(row_q, row_k, row_v, (3,), (3,), None, 5, 7) == forward
     assert (
-        formulas.flash_attention_backward(1, row_q, row_q, row_k, row_v, 0, 0, (3,), (3,), 5, 7) == backward
+        operator_costs.flash_attention_backward(1, row_q, row_q, row_k, row_v, 0, 0, (3,), (3,), 5, 7)
+        == backward
     )
     flex = [(t[0], t[2], t[1], t[3]) for t in (q, k, v)]  # heads before tokens
-    assert formulas.flex_attention(*flex, None, None) == forward
-    assert formulas.flex_attention_backward(*flex, None, None) == backward
+    assert operator_costs.flex_attention(*flex, None, None) == forward
+    assert operator_costs.flex_attention_backward(*flex, None, None) == backward
     x = (2, 9, 11, 3, 8)
     keys = 2 * 9 * 11 * 3 * 7 * 5
-    assert formulas.neighborhood_attention(x, x, x, [7, 5], [1, 1], [1, 1]) == 2 * keys * 16
-    assert formulas.neighborhood_attention_backward(x, x, x, x, x, x, [7, 5], [1, 1]) == 2 * keys * 5 * 8
+    assert operator_costs.neighborhood_attention(x, x, x, [7, 5], [1, 1], [1, 1]) == 2 * keys * 16
+    assert (
+        operator_costs.neighborhood_attention_backward(x, x, x, x, x, x, [7, 5], [1, 1]) == 2 * keys * 5 * 8
+    )
 
 
 def test_formulas_of_natten_equal_those_of_the_eager_implementation() -> None:
     model = get("neighborhood").build(Site(96, 3, 28, 28), impl="eager")
     x = (1, 28, 28, 3, 32)
-    assert formulas.neighborhood_attention(x, x, x, [7, 7]) == 2 * model.macs(28, 28)["attention"]
+    assert operator_costs.neighborhood_attention(x, x, x, [7, 7]) == 2 * model.macs(28, 28)["attention"]
 
 
 def test_formulas_are_registered_for_what_is_loaded() -> None:

@@ -8,7 +8,7 @@ import torch
 from made_up import cell
 from torch import Tensor, nn
 
-from attnbench.harness.setting import Pins
+from attnbench.harness.setting import Flags
 from attnbench.harness.timing import plausible, regimes, session
 from attnbench.harness.timing.clock import Sample
 from attnbench.harness.timing.honesty import DishonestError
@@ -213,7 +213,7 @@ def test_pins_hold_for_products_and_convolutions_alike() -> None:
     before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     try:
         for tf32 in (True, False):
-            Pins(tf32=tf32).apply()
+            Flags(tf32=tf32).apply()
             assert torch.backends.cuda.matmul.allow_tf32 is tf32
             assert torch.backends.cudnn.allow_tf32 is tf32
     finally:

@@ -57,7 +57,7 @@ def test_the_width_of_the_interval_ends_a_measurement_and_so_does_the_budget() -
     def blocks(noise: float, effort: Effort) -> int:
         world = World(noise=noise)
         samplers = {name: lambda: world.work(0.1) for name in ("a", "b")}
-        found = measure_blocks("", samplers, {"a": 1, "b": 1}, effort, control="a")
+        found = measure_blocks("", samplers, {"a": 1, "b": 1}, effort, baseline="a")
         return len(found.taken)
 
     narrow = Effort(0, 15, 500, 1e9, half_width=0.02)
@@ -74,7 +74,7 @@ def test_what_ends_a_measurement_is_not_that_a_difference_shows() -> None:
     """A difference of half is plain after three blocks; the interval is not yet narrow."""
     world = World(noise=0.1)
     samplers = {"a": lambda: world.work(0.1), "b": lambda: world.work(0.05)}
-    found = measure_blocks("", samplers, {"a": 1, "b": 1}, Effort(0, 3, 60, 1e9, 0.01), control="a")
+    found = measure_blocks("", samplers, {"a": 1, "b": 1}, Effort(0, 3, 60, 1e9, 0.01), baseline="a")
     assert len(found.taken) > 40
 
 
@@ -165,10 +165,12 @@ def test_groups_are_of_one_mode_precision_and_regime() -> None:
 
 def test_a_group_goes_on_from_its_journal_and_tells_every_new_block(tmp_path: Path) -> None:
     world = World(noise=0.02)
-    fakes = {name: Fake(world) for name in ("control", "other")}
+    fakes = {name: Fake(world) for name in ("baseline", "other")}
 
     def run(blocks: int) -> dict[str, Any]:
-        group = Group([cell(n) for n in fakes], "control", Effort(1, blocks, blocks, 0), tmp_path / "b.jsonl")
+        group = Group(
+            [cell(n) for n in fakes], "baseline", Effort(1, blocks, blocks, 0), tmp_path / "b.jsonl"
+        )
         outcomes = measure(group, lambda c: fakes[c.mechanism], QuietProgress())
         return {c.mechanism: found[0] for c, found in outcomes}  # type: ignore[index]
 
@@ -184,22 +186,22 @@ def test_a_group_goes_on_from_its_journal_and_tells_every_new_block(tmp_path: Pa
 
 def test_a_journal_from_before_host_times_still_counts(tmp_path: Path) -> None:
     world = World()
-    group = Group([cell("control"), cell("other")], "control", Effort(1, 4, 4, 0), tmp_path / "b.jsonl")
+    group = Group([cell("baseline"), cell("other")], "baseline", Effort(1, 4, 4, 0), tmp_path / "b.jsonl")
     keys = [c.key() for c in group.cells]
     store.append(group.journal, [Block(group=group.tag(), seconds=dict.fromkeys(keys, 0.5))])
     outcomes = measure(group, lambda c: Fake(world), QuietProgress())
     assert all(len(found[0].samples) == 4 for _, found in outcomes)  # type: ignore[index]
 
 
-def test_records_of_a_group_are_aligned_and_name_their_control(tmp_path: Path) -> None:
+def test_records_of_a_group_are_aligned_and_name_their_baseline(tmp_path: Path) -> None:
     world = World(noise=0.02)
-    fakes = {"control": Fake(world), "fast": Fake(world, 0.08), "same": Fake(world)}
-    group = Group([cell(n) for n in fakes], "control", Effort(1, 30, 30, 0), tmp_path / "b.jsonl")
+    fakes = {"baseline": Fake(world), "fast": Fake(world, 0.08), "same": Fake(world)}
+    group = Group([cell(n) for n in fakes], "baseline", Effort(1, 30, 30, 0), tmp_path / "b.jsonl")
     found = {c.mechanism: m[0] for c, m in measure(group, lambda c: fakes[c.mechanism], QuietProgress())}  # type: ignore[index]
     assert {m.details["group"] for m in found.values()} == {group.tag()}
-    assert found["control"].details["verdict"] == "control"
+    assert found["baseline"].details["verdict"] == "baseline"
     fast = found["fast"].details
-    assert fast["control"] == "control"
+    assert fast["baseline"] == "baseline"
     assert fast["ratio_low"] < 1.25 < fast["ratio_high"]
     assert fast["verdict"] == "faster"
     assert found["same"].details["verdict"] == "cannot tell"
@@ -207,14 +209,14 @@ def test_records_of_a_group_are_aligned_and_name_their_control(tmp_path: Path) -
     assert found["fast"].value == pytest.approx(sorted(found["fast"].samples)[15], rel=0.02)
 
 
-def test_without_a_control_there_is_no_verdict(tmp_path: Path) -> None:
+def test_without_a_baseline_there_is_no_verdict(tmp_path: Path) -> None:
     world = World()
     broken = Fake(world, fails_at=2)
-    fakes = {"control": broken, "other": Fake(world)}
-    group = Group([cell(n) for n in fakes], "control", Effort(1, 4, 4, 0), tmp_path / "b.jsonl")
+    fakes = {"baseline": broken, "other": Fake(world)}
+    group = Group([cell(n) for n in fakes], "baseline", Effort(1, 4, 4, 0), tmp_path / "b.jsonl")
     found = {c.mechanism: m for c, m in measure(group, lambda c: fakes[c.mechanism], QuietProgress())}
-    assert isinstance(found["control"], RuntimeError)
-    assert found["other"][0].details["control"] is None  # type: ignore[index]
+    assert isinstance(found["baseline"], RuntimeError)
+    assert found["other"][0].details["baseline"] is None  # type: ignore[index]
 
 
 @pytest.mark.parametrize("world", aa.WORLDS.values(), ids=aa.WORLDS)

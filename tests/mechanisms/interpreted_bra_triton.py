@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench.mechanisms import _bra, _bra_triton
-from attnbench.mechanisms._bra_triton_launch import Problem
+from attnbench.mechanisms.bra import eager, triton_operator, triton_route
+from attnbench.mechanisms.bra.triton_launch import Problem
 
 
 class Case(NamedTuple):
@@ -107,13 +107,13 @@ IN_HALF = ("16 tokens", "4 tokens", "padding attended", "head dim 96")
 )
 def test_output_and_gradients_are_as_exact_as_the_eager_twin(name, dtype):
     case = CASES[name]
-    exact = results(_bra.map_attention, case, dtype, torch.float64)
-    eager = results(_bra.map_attention, case, dtype, dtype)
-    fused = results(_bra_triton.attention, case, dtype, dtype)
+    exact = results(eager.map_attention, case, dtype, torch.float64)
+    twin = results(eager.map_attention, case, dtype, dtype)
+    fused = results(triton_operator.attention, case, dtype, dtype)
     assert fused.keys() == exact.keys()
     for tensor, truth in exact.items():
         assert fused[tensor].dtype == dtype
-        error, allowed = ((found[tensor] - truth).norm() for found in (fused, eager))
+        error, allowed = ((found[tensor] - truth).norm() for found in (fused, twin))
         assert error <= 2 * allowed + torch.finfo(dtype).eps * truth.norm(), tensor
 
 
@@ -129,7 +129,9 @@ def test_cases_reach_both_ways_to_walk_keys_and_tiles_of_a_region():
 def problem(case: Case) -> Problem:
     qkv, routes, weight, _ = case.inputs()
     C = case.heads * case.v
-    return _bra_triton.problem_of(qkv, routes, weight, case.heads, C, *case.region, 1.0, case.attend_padding)
+    return triton_operator.problem_of(
+        qkv, routes, weight, case.heads, C, *case.region, 1.0, case.attend_padding
+    )
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
@@ -139,31 +141,31 @@ def test_operators_keep_torchs_rules():
     qkv, routes, weight, bias = case.inputs()
     leaves = (qkv.requires_grad_(), routes, weight.requires_grad_(), bias.requires_grad_())
     torch.use_deterministic_algorithms(False)  # the checks compare what is left uninitialised
-    torch.library.opcheck(_bra_triton.bra_forward, (*leaves, 1, 16, *case.region, 0.25, False))
+    torch.library.opcheck(triton_operator.bra_forward, (*leaves, 1, 16, *case.region, 0.25, False))
 
 
 @pytest.mark.parametrize("how", ["compile", "export", "checkpoint", "autocast"])
 def test_works_inside_torchs_transformations(how):
     case = CASES["q and k wider"]
-    expected = results(_bra_triton.attention, case, torch.float32, torch.float32)
+    expected = results(triton_operator.attention, case, torch.float32, torch.float32)
 
     def fused(*tensors, **options):
         if how == "compile":
-            return torch.compile(_bra_triton.attention, fullgraph=True, backend="aot_eager")(
+            return torch.compile(triton_operator.attention, fullgraph=True, backend="aot_eager")(
                 *tensors, **options
             )
         if how == "checkpoint":
-            return checkpoint(_bra_triton.attention, *tensors, use_reentrant=False, **options)
+            return checkpoint(triton_operator.attention, *tensors, use_reentrant=False, **options)
         if how == "autocast":
             with torch.autocast("cpu", dtype=torch.float16):
-                return _bra_triton.attention(*tensors, **options)
-        return _bra_triton.attention(*tensors, **options)
+                return triton_operator.attention(*tensors, **options)
+        return triton_operator.attention(*tensors, **options)
 
     if how == "export":
 
         class Module(torch.nn.Module):
             def forward(self, *tensors):
-                return _bra_triton.attention(*tensors, **case.options())
+                return triton_operator.attention(*tensors, **case.options())
 
         inputs = case.inputs()
         exported = torch.export.export(Module(), inputs)
@@ -178,7 +180,7 @@ def test_works_inside_torchs_transformations(how):
 def test_flops_are_those_of_the_eager_twin(lepe):
     case = Case((8, 8), (4, 4), 2, qk=16, v=8, lepe=lepe)
     counts = []
-    for function in (_bra_triton.attention, _bra.map_attention):
+    for function in (triton_operator.attention, eager.map_attention):
         with FlopCounterMode(display=False) as counter:
             results(function, case, torch.float32, torch.float32)
         counts.append(counter.get_total_flops())
@@ -196,28 +198,27 @@ def test_routing_chooses_the_regions_of_the_eager_twin(size, region, topk):
     torch.manual_seed(0)
     qkv = torch.randn(2, *size, 2 * 40 + 8)
     with FlopCounterMode(display=False) as counter:
-        routes = _bra_triton.route(qkv, 40, region, topk)
-    expected = _bra.route(qkv.double(), 40, region, topk)
+        routes = triton_operator.route(qkv, 40, region, topk)
+    expected = eager.route(qkv.double(), 40, region, topk)
     assert torch.equal(routes, expected)
     assert counter.get_total_flops() == 2 * 2 * expected.shape[1] ** 2 * 40
-    torch.library.opcheck(_bra_triton.bra_route, (qkv, 40, *region, topk), test_utils="test_faketensor")
+    torch.library.opcheck(triton_operator.bra_route, (qkv, 40, *region, topk), test_utils="test_faketensor")
 
 
 def test_routing_of_many_regions_and_of_not_a_number_stays_within_the_map():
-    from attnbench.mechanisms import _bra_triton_route
 
     qkv = torch.randn(1, 6, 6, 24)
-    expected = _bra_triton.route(qkv, 8, (2, 2), 3)
+    expected = triton_operator.route(qkv, 8, (2, 2), 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_bra_triton_route, "MOST_REGIONS", 8)
-        assert torch.equal(_bra_triton.route(qkv, 8, (2, 2), 3), expected)
-    routes = _bra_triton.route(qkv.fill_(torch.nan), 8, (2, 2), 9)
+        patch.setattr(triton_route, "MOST_REGIONS", 8)
+        assert torch.equal(triton_operator.route(qkv, 8, (2, 2), 3), expected)
+    routes = triton_operator.route(qkv.fill_(torch.nan), 8, (2, 2), 9)
     assert torch.equal(routes.sort(-1).values, torch.arange(9).expand(1, 9, 9))
 
 
 def test_routes_of_another_shape_are_refused():
     qkv, routes, weight, bias = CASES["16 tokens"].inputs()
     with pytest.raises(ValueError, match=r"routes must be int64 \(2, 6, k\), got torch.int64 \(2, 5, 4\)"):
-        _bra_triton.attention(qkv, routes[:, 1:], weight, bias, **CASES["16 tokens"].options())
+        triton_operator.attention(qkv, routes[:, 1:], weight, bias, **CASES["16 tokens"].options())
     with pytest.raises(ValueError, match=r"got torch\.float64"):
-        _bra_triton.attention(qkv.double(), routes, weight, bias, **CASES["16 tokens"].options())
+        triton_operator.attention(qkv.double(), routes, weight, bias, **CASES["16 tokens"].options())

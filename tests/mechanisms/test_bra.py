@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from attnbench import AttnbenchError, ImplementationError, Site, get
-from attnbench.mechanisms import _bra_fused
+from attnbench.mechanisms.bra import fused
 
 IMPLS = ("auto", "eager", "masked", "sdpa", "unfused")  # those that run in float64
 SWIN_T = [(96, 3, 56, 2), (192, 6, 28, 2), (384, 12, 14, 6), (768, 24, 7, 2)]  # dim, heads, map, blocks
@@ -208,7 +208,7 @@ def test_auto_is_what_the_module_says_and_fused_where_a_kernel_runs():
     x = torch.empty(1, 14, 14, 96)
     problem = {"num_heads": 4, "region": (2, 2), "topk": 4, "lepe_kernel": 5, "dim": 32}
     for dtype in (torch.float32, torch.bfloat16):
-        can = not _bra_fused.unsupported(x.to(dtype), **problem)
+        can = not fused.unsupported(x.to(dtype), **problem)
         assert (module.implementation(cpu, dtype, 14, 14, True) == "fused") == can
 
 

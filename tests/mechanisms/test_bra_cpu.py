@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.errors import ImplementationError
-from attnbench.mechanisms import _bra, _bra_cpu
+from attnbench.mechanisms.bra import cpu, eager
 
-MISSING = _bra_cpu._missing()
+MISSING = cpu._missing()
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 # B, H, W, heads, qk_dim, C, region, k, kernel, attend_padding
@@ -72,17 +72,17 @@ def errors(found: list[Tensor], truth: list[Tensor]) -> list[float]:
 @pytest.mark.parametrize("case", [*SWIN_STAGES, *ODD], ids=str)
 def test_output_and_gradients_are_at_most_twice_as_far_from_float64_as_eager(case, dtype):
     arguments, options = problem(case, dtype)
-    truth = outcome(_bra.map_attention, arguments, options, torch.double)
-    eager = errors(outcome(_bra.map_attention, arguments, options, dtype), truth)
-    fused = errors(outcome(_bra_cpu.attention, arguments, options, dtype), truth)
+    truth = outcome(eager.map_attention, arguments, options, torch.double)
+    twin = errors(outcome(eager.map_attention, arguments, options, dtype), truth)
+    fused = errors(outcome(cpu.attention, arguments, options, dtype), truth)
     floor = 2e-6 if dtype == torch.float32 else 8e-3  # rounding of the largest elements, which eager may miss
-    assert all(f <= max(2 * e, floor) for f, e in zip(fused, eager, strict=True)), (fused, eager)
+    assert all(f <= max(2 * e, floor) for f, e in zip(fused, twin, strict=True)), (fused, twin)
 
 
 def test_parameters_in_float_with_a_map_in_bfloat16_as_under_autocast():
     arguments, options = problem(SWIN_STAGES[2], torch.bfloat16)
     weight, bias = (t.requires_grad_() for t in arguments[2:])
-    out = _bra_cpu.attention(*arguments, **options)
+    out = cpu.attention(*arguments, **options)
     out.sum().backward()
     assert out.dtype == torch.bfloat16
     assert weight.grad.dtype == bias.grad.dtype == torch.float32
@@ -92,8 +92,8 @@ def test_lepe_without_bias_and_a_route_taken_twice():
     arguments, options = problem((2, 9, 9, 1, 8, 8, (3, 3), 4, 3, False))
     arguments[1] = torch.randint(9, (2, 9, 4))
     arguments[3] = None
-    truth = outcome(_bra.map_attention, arguments, options, torch.double)
-    assert max(errors(outcome(_bra_cpu.attention, arguments, options, torch.float32), truth)) < 1e-5
+    truth = outcome(eager.map_attention, arguments, options, torch.double)
+    assert max(errors(outcome(cpu.attention, arguments, options, torch.float32), truth)) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -105,7 +105,7 @@ def test_any_number_of_threads_gives_the_same_bits(case, dtype):
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(outcome(_bra_cpu.attention, arguments, options, dtype))
+            found.append(outcome(cpu.attention, arguments, options, dtype))
     finally:
         torch.set_num_threads(threads)
     for other in found[1:]:
@@ -114,9 +114,9 @@ def test_any_number_of_threads_gives_the_same_bits(case, dtype):
 
 def test_maps_that_do_not_lie_in_one_piece():
     arguments, options = problem(ODD[0])
-    expected = outcome(_bra_cpu.attention, arguments, options, torch.float32)
+    expected = outcome(cpu.attention, arguments, options, torch.float32)
     spread = arguments[0].permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0).requires_grad_()
-    out = _bra_cpu.attention(spread, arguments[1].mT.contiguous().mT, *arguments[2:], **options)
+    out = cpu.attention(spread, arguments[1].mT.contiguous().mT, *arguments[2:], **options)
     assert torch.equal(out, expected[0])
     torch.manual_seed(1)
     grad = torch.randn(out.shape).permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
@@ -128,7 +128,7 @@ def test_maps_that_do_not_lie_in_one_piece():
 def test_every_element_is_written_and_none_is_read_before(case, monkeypatch):
     """Uninitialised memory full of NaN changes nothing."""
     arguments, options = problem(case)
-    expected = outcome(_bra_cpu.attention, arguments, options, torch.float32)
+    expected = outcome(cpu.attention, arguments, options, torch.float32)
     for name in ("empty", "empty_like"):
         original = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *a, f=original, **k: f(*a, **k).fill_(float("nan")))
@@ -136,14 +136,14 @@ def test_every_element_is_written_and_none_is_read_before(case, monkeypatch):
     monkeypatch.setattr(
         Tensor, "new_empty", lambda self, *a, **k: original_new(self, *a, **k).fill_(float("nan"))
     )
-    found = outcome(_bra_cpu.attention, arguments, options, torch.float32)
+    found = outcome(cpu.attention, arguments, options, torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_nan_in_the_map_reaches_the_output():
     arguments, options = problem(SWIN_STAGES[1])
     arguments[0][0, 3, 3, :] = float("nan")
-    out = _bra_cpu.attention(*arguments, **options)
+    out = cpu.attention(*arguments, **options)
     assert out[0, 3, 3].isnan().all()
     assert not out[1].isnan().any()
 
@@ -151,37 +151,37 @@ def test_a_nan_in_the_map_reaches_the_output():
 def test_large_logits_do_not_overflow():
     arguments, options = problem(SWIN_STAGES[1])
     arguments[0] = arguments[0] * 100
-    truth = outcome(_bra.map_attention, arguments, options, torch.double)
-    eager = errors(outcome(_bra.map_attention, arguments, options, torch.float32), truth)
-    fused = errors(outcome(_bra_cpu.attention, arguments, options, torch.float32), truth)
-    assert all(f <= max(2 * e, 1e-5) for f, e in zip(fused, eager, strict=True)), (fused, eager)
+    truth = outcome(eager.map_attention, arguments, options, torch.double)
+    twin = errors(outcome(eager.map_attention, arguments, options, torch.float32), truth)
+    fused = errors(outcome(cpu.attention, arguments, options, torch.float32), truth)
+    assert all(f <= max(2 * e, 1e-5) for f, e in zip(fused, twin, strict=True)), (fused, twin)
 
 
 @pytest.mark.parametrize("case", [*SWIN_STAGES, *ODD], ids=str)
 def test_routes_are_those_of_eager(case):
     (qkv, _, _, _), _ = problem(case)
     region, topk, qk_dim = case[6], case[7], case[4]
-    expected = _bra.route(qkv.double(), qk_dim, region, topk)
-    assert torch.equal(_bra_cpu.route(qkv, qk_dim, region, topk), expected)
+    expected = eager.route(qkv.double(), qk_dim, region, topk)
+    assert torch.equal(cpu.route(qkv, qk_dim, region, topk), expected)
     assert torch.equal(
-        _bra_cpu.route(qkv, qk_dim, region, 10**6).sort().values[..., :topk].diff(),
+        cpu.route(qkv, qk_dim, region, 10**6).sort().values[..., :topk].diff(),
         torch.ones_like(expected[..., 1:]),
     )
 
 
 def test_routes_of_a_map_in_bfloat16_are_those_of_its_values():
     (qkv, _, _, _), _ = problem(SWIN_STAGES[2], torch.bfloat16)
-    found = _bra_cpu.route(qkv, 64, (2, 2), 16)
-    assert torch.equal(found, _bra_cpu.route(qkv.float(), 64, (2, 2), 16))
+    found = cpu.route(qkv, 64, (2, 2), 16)
+    assert torch.equal(found, cpu.route(qkv.float(), 64, (2, 2), 16))
     with FlopCounterMode(display=False) as counter:
-        _bra_cpu.route(qkv, 64, (2, 2), 16)
+        cpu.route(qkv, 64, (2, 2), 16)
     assert counter.get_total_flops() == 2 * 2 * 49**2 * 64
 
 
 def test_equal_scores_and_nan_scores_still_give_routes():
-    assert _bra_cpu.route(torch.zeros(1, 4, 4, 12), 4, (2, 2), 3).tolist() == [[[0, 1, 2]] * 4]
+    assert cpu.route(torch.zeros(1, 4, 4, 12), 4, (2, 2), 3).tolist() == [[[0, 1, 2]] * 4]
     broken = torch.full((1, 4, 4, 12), float("nan"))
-    assert _bra_cpu.route(broken, 4, (2, 2), 3).tolist() == [[[0, 1, 2]] * 4]
+    assert cpu.route(broken, 4, (2, 2), 3).tolist() == [[[0, 1, 2]] * 4]
 
 
 def test_gradients_by_finite_differences():
@@ -189,7 +189,7 @@ def test_gradients_by_finite_differences():
     inputs = [arguments[0].requires_grad_(), *(t.requires_grad_() for t in arguments[2:])]
 
     def function(qkv: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return _bra_cpu.attention(qkv, arguments[1], weight, bias, **options)
+        return cpu.attention(qkv, arguments[1], weight, bias, **options)
 
     with pytest.warns(UserWarning, match="not a double precision"):
         assert torch.autograd.gradcheck(function, inputs, eps=1e-2, atol=2e-2, rtol=2e-2, nondet_tol=0.0)
@@ -200,16 +200,16 @@ def test_opcheck():
     arguments, options = problem(ODD[1])
     arguments = [t.requires_grad_() if t.is_floating_point() else t for t in arguments]
     positional = (options["dim"], options["num_heads"], options["region"], options["scale"], True)
-    torch.library.opcheck(_bra_cpu._attention, (*arguments, *positional), atol=1e-5, rtol=1e-4)
+    torch.library.opcheck(cpu._attention, (*arguments, *positional), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
 def test_compile_export_and_checkpoint_change_nothing():
     arguments, options = problem(SWIN_STAGES[2])
-    expected = outcome(_bra_cpu.attention, arguments, options, torch.float32)
+    expected = outcome(cpu.attention, arguments, options, torch.float32)
 
     def function(*inputs: Any, **named: Any) -> Tensor:
-        return _bra_cpu.attention(*inputs, **named) * 1.0
+        return cpu.attention(*inputs, **named) * 1.0
 
     def saved(*inputs: Any, **named: Any) -> Tensor:
         return checkpoint(function, *inputs, use_reentrant=False, **named)
@@ -231,7 +231,7 @@ def test_flops_are_those_of_eager(case):
     arguments, options = problem(case)
     arguments[0].requires_grad_()
     counts = []
-    for function in (_bra.map_attention, _bra_cpu.attention):
+    for function in (eager.map_attention, cpu.attention):
         with FlopCounterMode(display=False) as counter:
             function(*arguments, **options)
         counts.append(counter.get_total_flops())
@@ -255,7 +255,7 @@ def test_wrong_arguments(change, message):
     arguments, options = problem(SWIN_STAGES[2])
     change(arguments, options)
     with pytest.raises(ValueError, match=message):
-        _bra_cpu.attention(*arguments, **options)
+        cpu.attention(*arguments, **options)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_wrong_arguments(change, message):
     ],
 )
 def test_what_is_not_supported_has_a_reason(qkv, message):
-    reason = _bra_cpu.unsupported(qkv, num_heads=2, region=(2, 2), topk=1, lepe_kernel=5)
+    reason = cpu.unsupported(qkv, num_heads=2, region=(2, 2), topk=1, lepe_kernel=5)
     assert message in reason
     assert bool(message) == bool(reason)
 
@@ -276,23 +276,23 @@ def test_what_is_not_supported_has_a_reason(qkv, message):
 def test_a_map_in_float64_is_never_read_as_something_else():
     arguments, options = problem(SWIN_STAGES[2], torch.double)
     with pytest.raises(ImplementationError, match="float32 and bfloat16, not float64"):
-        _bra_cpu.attention(*arguments, **options)
+        cpu.attention(*arguments, **options)
     with pytest.raises(ImplementationError, match="float32 and bfloat16, not float64"):
-        _bra_cpu.route(arguments[0], 64, (2, 2), 1)
+        cpu.route(arguments[0], 64, (2, 2), 1)
 
 
 def test_without_a_compiler_the_error_says_so(monkeypatch):
-    monkeypatch.setattr(_bra_cpu, "_library", lambda: "there is no C++ compiler")
+    monkeypatch.setattr(cpu, "_library", lambda: "there is no C++ compiler")
     arguments, options = problem(SWIN_STAGES[2])
-    assert _bra_cpu.unsupported(arguments[0], num_heads=2, region=(2, 2), topk=1, lepe_kernel=5)
+    assert cpu.unsupported(arguments[0], num_heads=2, region=(2, 2), topk=1, lepe_kernel=5)
     with pytest.raises(ImplementationError, match=r"'fused' cannot run here: there is no C\+\+ compiler"):
-        _bra_cpu.attention(*arguments, **options)
+        cpu.attention(*arguments, **options)
 
 
 PEAK = """
 import re, sys, torch
 from pathlib import Path
-from attnbench.mechanisms import _bra_cpu
+from attnbench.mechanisms.bra import cpu
 
 def resident(line):
     return 1024 * int(re.search(line + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
@@ -302,12 +302,12 @@ qkv = torch.randn(1, H, W, 60).requires_grad_()
 weight, bias = torch.randn(20, 1, 5, 5), torch.randn(20)
 routes = torch.rand(1, 49, 49).topk(topk, dim=-1).indices
 options = {"num_heads": 1, "scale": 0.2, "attend_padding": False}
-small = _bra_cpu.attention(qkv[:, :7, :7], routes[:, :, :1], weight, bias, region=(1, 1), **options)
+small = cpu.attention(qkv[:, :7, :7], routes[:, :, :1], weight, bias, region=(1, 1), **options)
 small.sum().backward()  # loads what is loaded but once
 qkv.grad = None
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
 before = resident("VmRSS")
-out = _bra_cpu.attention(qkv, routes, weight, bias, region=(-(-H // 7), -(-W // 7)), **options)
+out = cpu.attention(qkv, routes, weight, bias, region=(-(-H // 7), -(-W // 7)), **options)
 out.backward(torch.ones_like(out))
 print(resident("VmHWM") - before)
 """

@@ -11,9 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from attnbench.mechanisms import _bra_triton
-from attnbench.mechanisms._bra_triton_launch import LIMITS, choose_tiles, power_of_two, walks_all_keys
-from attnbench.results import bra_kernels, bra_op_roofline
+from attnbench.mechanisms.bra import triton_operator
+from attnbench.mechanisms.bra.triton_launch import LIMITS, choose_tiles, power_of_two, walks_all_keys
+from attnbench.results.scripts import bra_kernels, bra_op_roofline
 
 INTERPRETED = Path(__file__).with_name("interpreted_bra_triton.py")
 
@@ -32,7 +32,7 @@ def test_kernels_equal_the_eager_twin_in_tritons_interpreter():
 @pytest.mark.slow
 def test_the_roofline_of_the_operator_is_rehearsed_without_a_gpu(tmp_path):
     pytest.importorskip("triton")
-    command = [sys.executable, "-m", "attnbench.results.bra_op_roofline", "--rehearse", "--out"]
+    command = [sys.executable, "-m", "attnbench.results.scripts.bra_op_roofline", "--rehearse", "--out"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     path = tmp_path / "roofline.csv"
     done = subprocess.run([*command, path], env=environment, capture_output=True, text=True, timeout=200)
@@ -59,14 +59,14 @@ OPTIONS = {"num_heads": 2, "region": (2, 2), "topk": 1, "lepe_kernel": 0}
 def test_says_why_it_cannot_run():
     def reason(*shape, dtype=torch.float32, **options):
         qkv = torch.empty(shape or (1, 4, 4, 96), dtype=dtype, device="meta")
-        return _bra_triton.unsupported(qkv, **{**OPTIONS, **options})
+        return triton_operator.unsupported(qkv, **{**OPTIONS, **options})
 
     assert "run on CUDA devices, got a tensor on 'meta'" in reason()
 
 
 @pytest.fixture
 def available(monkeypatch):
-    monkeypatch.setattr(_bra_triton, "unavailable", lambda device: "")
+    monkeypatch.setattr(triton_operator, "unavailable", lambda device: "")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def available(monkeypatch):
 )
 def test_refuses_what_the_kernels_cannot_take(available, shape, dtype, options, reason):
     qkv = torch.empty(shape, dtype=dtype, device="meta")
-    found = _bra_triton.unsupported(qkv, **{**OPTIONS, **options})
+    found = triton_operator.unsupported(qkv, **{**OPTIONS, **options})
     assert reason in found
     assert bool(found) == bool(reason)
 
@@ -92,7 +92,7 @@ def test_refuses_what_the_kernels_cannot_take(available, shape, dtype, options, 
 def test_a_cpu_tensor_is_refused_when_called():
     qkv, routes = torch.zeros(1, 4, 4, 96), torch.zeros(1, 4, 1, dtype=torch.int64)
     with pytest.raises(ValueError, match="CUDA devices, got a tensor on 'cpu'"):
-        _bra_triton.attention(
+        triton_operator.attention(
             qkv, routes, None, None, num_heads=2, region=(2, 2), scale=1.0, attend_padding=False
         )
 
@@ -132,7 +132,7 @@ def test_memory_is_small_and_does_not_grow_with_k():
         routes = torch.empty(1, 49, topk, dtype=torch.int64, device="meta")
         with Allocations() as seen:
             options = {"num_heads": 1, "region": (86, 72), "scale": 1.0, "attend_padding": False}
-            _bra_triton.attention(qkv, routes, taps, None, **options).square().sum().backward()
+            triton_operator.attention(qkv, routes, taps, None, **options).square().sum().backward()
         totals[topk] = seen.total
     assert max(totals.values()) < 2**29
     assert len(set(totals.values())) == 1

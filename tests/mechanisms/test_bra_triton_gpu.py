@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from attnbench import Site, get
-from attnbench.mechanisms import _bra, _bra_triton
+from attnbench.mechanisms.bra import eager, triton_operator
 
 pytestmark = pytest.mark.gpu
 
@@ -80,11 +80,11 @@ def _float32_is_float32_and_fresh_memory_is_nan(monkeypatch):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_output_and_gradients_are_as_exact_as_the_eager_twin(shape, dtype):
-    exact = results(_bra.map_attention, shape, dtype, torch.float64)
-    eager = results(_bra.map_attention, shape, dtype, dtype)
-    fused = results(_bra_triton.attention, shape, dtype, dtype)
+    exact = results(eager.map_attention, shape, dtype, torch.float64)
+    twin = results(eager.map_attention, shape, dtype, dtype)
+    fused = results(triton_operator.attention, shape, dtype, dtype)
     for tensor, truth in exact.items():
-        error, allowed = ((found[tensor] - truth).norm() for found in (fused, eager))
+        error, allowed = ((found[tensor] - truth).norm() for found in (fused, twin))
         assert error <= 2 * allowed + torch.finfo(dtype).eps * truth.norm(), tensor
 
 
@@ -92,8 +92,8 @@ def test_output_and_gradients_are_as_exact_as_the_eager_twin(shape, dtype):
 def test_routing_chooses_the_regions_of_the_eager_twin(size):
     torch.manual_seed(0)
     qkv = torch.randn(4, *size[:2], 3 * 96, device="cuda")
-    routes = _bra_triton.route(qkv, 96, size[2:], 4)
-    assert torch.equal(routes, _bra.route(qkv.double(), 96, size[2:], 4))
+    routes = triton_operator.route(qkv, 96, size[2:], 4)
+    assert torch.equal(routes, eager.route(qkv.double(), 96, size[2:], 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -110,7 +110,7 @@ def test_the_module_runs_fused_compiled_as_not(stage, dtype):
 @pytest.mark.parametrize("name", ["stage 1", "stage 2", "stage 3"])
 def test_two_runs_give_the_same_bits(name):
     first, second = (
-        results(_bra_triton.attention, SHAPES[name], torch.bfloat16, torch.bfloat16) for _ in range(2)
+        results(triton_operator.attention, SHAPES[name], torch.bfloat16, torch.bfloat16) for _ in range(2)
     )
     assert all(torch.equal(first[tensor], second[tensor]) for tensor in first)
 
@@ -120,10 +120,10 @@ def test_two_runs_give_the_same_bits(name):
 def test_compiled_and_checkpointed_give_the_same(name, how):
     def function(*tensors, **options):
         if how == "compile":
-            return torch.compile(_bra_triton.attention, fullgraph=True)(*tensors, **options)
-        return checkpoint(_bra_triton.attention, *tensors, use_reentrant=False, **options)
+            return torch.compile(triton_operator.attention, fullgraph=True)(*tensors, **options)
+        return checkpoint(triton_operator.attention, *tensors, use_reentrant=False, **options)
 
-    expected = results(_bra_triton.attention, SHAPES[name], torch.bfloat16, torch.bfloat16)
+    expected = results(triton_operator.attention, SHAPES[name], torch.bfloat16, torch.bfloat16)
     found = results(function, SHAPES[name], torch.bfloat16, torch.bfloat16)
     assert all(torch.equal(found[tensor], expected[tensor]) for tensor in expected)
 
@@ -133,7 +133,7 @@ def test_exports():
 
     class Module(torch.nn.Module):
         def forward(self, qkv, routes, weight, bias):
-            return _bra_triton.attention(qkv, routes, weight, bias, **options)
+            return triton_operator.attention(qkv, routes, weight, bias, **options)
 
     arguments = (leaves[0], routes, *leaves[1:])
     exported = torch.export.export(Module(), arguments)
@@ -145,7 +145,7 @@ def test_autocast_keeps_the_projections_dtype_and_gives_float32_gradients():
     projection = torch.nn.Linear(leaves[0].shape[-1], leaves[0].shape[-1], device="cuda")
     weight = leaves[1].requires_grad_()
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        out = _bra_triton.attention(projection(leaves[0]), routes, weight, leaves[2], **options)
+        out = triton_operator.attention(projection(leaves[0]), routes, weight, leaves[2], **options)
     out.float().square().mean().backward()
     assert out.dtype == torch.bfloat16
     assert weight.grad.dtype == projection.weight.grad.dtype == torch.float32
@@ -162,7 +162,7 @@ def test_a_step_is_captured_in_a_cuda_graph(name):
     def step() -> Tensor:
         for leaf in leaves:
             leaf.grad = None
-        out = _bra_triton.attention(leaves[0], routes, *leaves[1:], **options)
+        out = triton_operator.attention(leaves[0], routes, *leaves[1:], **options)
         out.backward(torch.ones_like(out))
         return out
 
@@ -189,7 +189,7 @@ def peak_bytes(topk: int) -> int:
     leaves, routes, options = inputs(shape, torch.float32)
     leaves = [t.requires_grad_() for t in leaves]
     torch.cuda.reset_peak_memory_stats()
-    _bra_triton.attention(leaves[0], routes, *leaves[1:], **options).square().sum().backward()
+    triton_operator.attention(leaves[0], routes, *leaves[1:], **options).square().sum().backward()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated()
 

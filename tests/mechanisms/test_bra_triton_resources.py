@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.harness.kernel_resources import missing
-from attnbench.results import bra_kernels
+from attnbench.results.scripts import bra_kernels
+from attnbench.results.scripts.kernel_resources import missing
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"no kernel can be compiled: {missing()}")
-TABLE = Path(bra_kernels.__file__).with_name("kernels.csv")
+TABLE = Path(bra_kernels.__file__).parents[1] / "kernels.csv"
 
 
 def recorded() -> list[dict[str, str]]:
@@ -43,7 +43,7 @@ def test_forward_kernels_neither_spill_nor_crowd_and_all_read_wide(dtype, capabi
 
 
 def test_the_table_is_complete_and_keeps_to_the_limits():
-    """``python -m attnbench.results.bra_kernels`` writes it; compilers differ, so its numbers may too."""
+    """``attnbench.results.scripts.bra_kernels`` writes it; compilers differ, so its numbers may too."""
     table = recorded()
     kernels = {"means", "choice", "forward", "backward_q", "backward_kv", "backward_lepe"}
     assert {

@@ -1,0 +1,48 @@
+"""A digest of code that changes with what the code does, not with what is said about it.
+
+A file of Python counts as its syntax tree without docstrings; one of C++ as its text without comments, white
+space folded. The tree is written out here rather than by :func:`ast.dump`, whose form differs between
+versions of Python, while certificates travel between them.
+"""
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+_SKIPPED = ("type_comment", "kind", "ctx", "type_ignores", "type_params")
+_CPP_COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/|("(?:\\.|[^"\\])*")', re.DOTALL)
+
+
+def of(paths: Iterable[Path]) -> str:
+    """Sixteen hex digits of files, whatever their order and the folder they lie in."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: (path.parent.name, path.name)):
+        digest.update(f"{path.name}\n{_content(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _content(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return _tree(ast.parse(text))
+    return " ".join(_CPP_COMMENT.sub(lambda found: found[1] or " ", text).split())
+
+
+def _tree(node: object) -> str:
+    """A syntax tree as text; what is empty is left out, so that a new, unused field changes nothing."""
+    if isinstance(node, list):
+        return f"[{','.join(_tree(item) for item in node)}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if name not in _SKIPPED}
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        fields["body"] = [statement for statement in node.body if not _is_text(statement)]
+    shown = (f"{name}={_tree(value)}" for name, value in fields.items() if value not in (None, []))
+    return f"{type(node).__name__}({','.join(shown)})"
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """Whether a statement is a string alone: a docstring, of an attribute too."""
+    return isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str)

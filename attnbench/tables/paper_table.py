@@ -1,0 +1,219 @@
+"""A paper's table rebuilt: what we measured, what was printed, and the gap between them."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from attnbench.baselines import BASELINE
+from attnbench.configurations import Configuration
+from attnbench.record import Cell, Measurement
+from attnbench.tables.measured import add_measured, setting_columns
+from attnbench.tables.papers import RESOLUTION, Line, PaperTable
+from attnbench.tables.render import Column, Table
+
+_STATIC = {
+    "params": ("parameters", Column("parameters", "Params (M)", 1e6, 2), "params (M)", 2),
+    "macs": ("macs", Column("macs", "MACs (G)", 1e9, 4), "FLOPs (G)", 3),
+}
+_ACCURACY = {"top1": "IN-1K top-1 (%)", "miou": "ADE20K mIoU (%)"}
+_NOT_OURS = "Not a model of attnbench: published figures only."
+_PUBLISHED = (
+    "Published: as printed, not measured by attnbench; {source}. What the papers call FLOPs are MACs. "
+    "Who trained what, and how: --explain ROW COLUMN, or results/published.csv."
+)
+_OFF = "The measured figure does not round to the printed one, whose note says why."
+_OFF_WITHOUT_REASON = "The measured figure does not round to the printed one; no reason is known."
+_RELATIVE = "Relative: throughput over that of {title}; published on other hardware, so only this has a gap."
+
+
+def beside(spec: PaperTable, records: Sequence[Measurement], device: str | None = None) -> Table:
+    """A table of a paper, with measured columns beside the published ones.
+
+    Args:
+        spec: which table.
+        records: measurements, oldest first; those of its rows are taken.
+        device: to show; by default that of the newest record of each column.
+    """
+    lines = spec.lines()
+    table = Table([], pd.DataFrame(), title=f"{spec.title}, {RESOLUTION} × {RESOLUTION} px", heading="Model")
+    table.resolution, table.titles = RESOLUTION, {line.name: line.title for line in lines}
+    rows = {_identity(line.model): line.name for line in lines if line.model}
+    accuracy = {_identity(line.model): line.name for line in lines if line.model and _is_swap(line.model)}
+
+    def row_of(cell: Cell) -> str | None:
+        if cell.metric == "accuracy":
+            return accuracy.get(("swin_t", cell.mechanism, _options(cell.options)))
+        if cell.resolution != RESOLUTION or (device and cell.device not in ("meta", device)):
+            return None
+        return rows.get((cell.layout, cell.mechanism, _options(cell.options)))
+
+    places = {line.name: place for place, line in enumerate(lines)}
+    add_measured(table, records, row_of, lambda row: (places[row],))
+    table.raw = table.raw.reindex(pd.Index(places, name="row"))
+    _add_static(table, lines)
+    _add_accuracy(table, lines)
+    _add_settings(table, spec, lines)
+    _say_what_is_missing(table, spec, lines)
+    return table
+
+
+def commands(spec: PaperTable, names: Sequence[str], metrics: str, out: str = "") -> list[str]:
+    """The commands that measure rows of a table: one for all that differ in the mechanism only."""
+    together: dict[tuple[str, str], list[str]] = {}
+    for line in spec.lines():
+        if line.model and line.name in names:
+            settings = " ".join(
+                f"--set {shlex.quote(f'{key}={json.dumps(value)}')}"
+                for key, value in line.model.options.items()
+            )
+            together.setdefault((line.model.layout, settings), []).append(line.model.mechanism)
+    tail = f" --out {shlex.quote(out)}" if out else ""
+    return [
+        f"attnbench run --layout {layout} --mechanisms {','.join(mechanisms)}"
+        f"{' ' if settings else ''}{settings} --metrics {metrics}{tail}"
+        for (layout, settings), mechanisms in together.items()
+    ]
+
+
+def _identity(model: Configuration) -> tuple[str, str, str]:
+    return (model.layout, model.mechanism, _options(model.options))
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return json.dumps(dict(options), sort_keys=True) if options else "{}"
+
+
+def _is_swap(model: Configuration) -> bool:
+    """Whether the digits' accuracy of the mechanism is of this row: its options do not come from a layout."""
+    return model.layout == "swin_t" and model.mechanism != BASELINE
+
+
+def _add_static(table: Table, lines: Sequence[Line]) -> None:
+    """Parameters and MACs: counted, printed, gap; first of all columns."""
+    rest = table.columns
+    shown: list[Column] = []
+    for metric, (name, column, printed, digits) in _STATIC.items():
+        if name not in table.raw:
+            table.raw[name] = pd.array([None] * len(table.raw), dtype="Int64")
+        shown += [column, *(c for c in rest if c.name.startswith(f"{name}_"))]
+        published = _published(table, lines, f"published_{metric}", f"Published {printed}")
+        shown += published
+        if published:
+            shown.append(_add_gap(table, lines, metric, name, column.scale, digits))
+    table.columns = shown + [column for column in rest if column not in shown]
+
+
+def _published(table: Table, lines: Sequence[Line], name: str, heading: str) -> list[Column]:
+    """A column of printed numbers, if the table has any; one with a note refers to it."""
+    found = {line.name: line.figures[name] for line in lines if name in line.figures}
+    if not found:
+        return []
+    values = [found[row].value or None if row in found else None for row in table.raw.index]
+    table.raw[name] = pd.array(values, dtype="string")
+    for row, figure in found.items():
+        table.figures[row, name] = figure
+        if figure.note:
+            table.mark(row, name, figure.note)
+    return [Column(name, heading)]
+
+
+def _add_gap(
+    table: Table, lines: Sequence[Line], metric: str, name: str, scale: float, digits: int
+) -> Column:
+    """Measured less printed; marked where the measured figure does not round to the printed one."""
+    column = Column(f"gap_{metric}", f"Gap {_STATIC[metric][2]}", 1, digits, signed=True)
+    gaps: list[float | None] = []
+    for line in lines:
+        figure, value = line.figures.get(f"published_{metric}"), table.value(line.name, name)
+        if figure is None or figure.number is None or value is None:
+            gaps.append(None)
+            continue
+        gaps.append(value / scale - figure.number)
+        if not figure.is_printed_of(value / scale):
+            table.mark(line.name, column.name, _OFF if figure.note else _OFF_WITHOUT_REASON)
+    table.raw[column.name] = pd.array(gaps, dtype="Float64")
+    return column
+
+
+def _add_accuracy(table: Table, lines: Sequence[Line]) -> None:
+    """Published accuracy, and who trained it."""
+    for metric, heading in _ACCURACY.items():
+        table.columns += _published(table, lines, f"published_{metric}", f"Published {heading}")
+    trained = {line.name: f.trained_by for line in lines if (f := line.figures.get("published_top1"))}
+    if trained:
+        table.raw["trained_by"] = [trained.get(row) for row in table.raw.index]
+        table.columns.append(Column("trained_by", "Trained by"))
+
+
+def _add_settings(table: Table, spec: PaperTable, lines: Sequence[Line]) -> None:
+    """Memory and throughput of the settings the paper has, also where nothing is measured yet."""
+    known = {column.name for column in table.columns}
+    for mode, precision in spec.settings:
+        for column in setting_columns(mode, precision):
+            if column.name not in known:
+                table.raw[column.name] = pd.array([None] * len(table.raw), dtype="Float64")
+                table.columns.append(column)
+        setting = f"{mode} {precision.upper()}"
+        name = f"published_throughput_{mode}_{precision}"
+        published = _published(table, lines, name, f"Published images/s {setting}")
+        table.columns += published
+        if published and spec.relative_to:
+            _add_relative(table, spec.relative_to, mode, precision)
+
+
+def _add_relative(table: Table, to: str, mode: str, precision: str) -> None:
+    """Throughput over that of one row, measured and printed, and the gap of the two."""
+    measured = table.raw[f"images_per_s_{mode}_{precision}"].astype("Float64")
+    printed = table.raw[f"published_throughput_{mode}_{precision}"].astype("Float64")
+    ours, theirs = (
+        numbers / numbers[to] if pd.notna(numbers[to]) else numbers * pd.NA for numbers in (measured, printed)
+    )
+    setting, suffix = f"{mode} {precision.upper()}", f"{mode}_{precision}"
+    for name, heading, values, signed in (
+        (f"relative_{suffix}", f"Relative {setting}", ours, False),
+        (f"published_relative_{suffix}", f"Published relative {setting}", theirs, False),
+        (f"gap_relative_{suffix}", f"Gap relative {setting}", ours - theirs, True),
+    ):
+        table.raw[name] = values.astype("Float64")
+        if values.notna().any():
+            table.columns.append(Column(name, heading, 1, 3, signed=signed))
+    note = _RELATIVE.format(title=table.titles[to])
+    if note not in table.notes:
+        table.notes.append(note)
+
+
+def _say_what_is_missing(table: Table, spec: PaperTable, lines: Sequence[Line]) -> None:
+    """Notes: what is published only, and the commands that fill dashes."""
+    for line in lines:
+        if line.model is None:
+            table.mark(line.name, "mechanism", _NOT_OURS)
+    ours = [line.name for line in lines if line.model]
+    if missing_static(table, ours):
+        table.notes.append(f"Dashes in params and MACs: 'attnbench table {spec.name} --fill' counts them.")
+    rest = [
+        column.name for column in table.columns if column.name.startswith(("peak_memory", "images_per_s"))
+    ]
+    rows = [row for row in ours if any((row, name) not in table.measured for name in rest)]
+    if rows:
+        listed = "; ".join(commands(spec, rows, "memory,throughput"))
+        table.notes.append(f"Dashes in memory and images/s: {listed}")
+    speeds = (f for line in lines for f in line.figures.values() if f.metric == "throughput")
+    hardware = sorted({f.hardware for f in speeds})
+    if hardware:
+        table.notes.append(f"Published images/s: on {', '.join(hardware)}; batch not stated in our sources.")
+    table.notes.append(_PUBLISHED.format(source=spec.source))
+
+
+def missing_static(table: Table, rows: Sequence[str]) -> list[str]:
+    """Those of the rows that lack parameters or MACs, and have not failed to give them."""
+    return [
+        row
+        for row in rows
+        if any(table.value(row, name) is None and (row, name) not in table.measured for name in _NAMES)
+    ]
+
+
+_NAMES = ("parameters", "macs")

@@ -1,0 +1,179 @@
+"""A table of strings from raw values: Markdown, CSV, LaTeX (booktabs), HTML, all from one frame."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+import pandas as pd
+
+from attnbench import baselines, registry
+from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.published import Figure
+from attnbench.record import Measurement
+
+FORMATS = ("md", "csv", "latex", "html")
+DASH = "—"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name in a CSV, its heading, and how its raw value is shown.
+
+    ``digits`` after the point, of the value over ``scale``; −1 for as many as the source prints. A column
+    that is ``csv_only`` is shown elsewhere only if one of its values is refused, with the reason. One that is
+    ``signed`` shows a plus.
+    """
+
+    name: str
+    heading: str
+    scale: float = 1.0
+    digits: int = 0
+    csv_only: bool = False
+    signed: bool = False
+
+    def show(self, value: object) -> str:
+        """The value as a table prints it."""
+        if value is None or value is pd.NA or value != value:
+            return DASH
+        if isinstance(value, Real):
+            scaled = float(value) / self.scale
+            sign = "+" if self.signed else ""
+            return f"{scaled:g}" if self.digits < 0 else f"{scaled:{sign},.{self.digits}f}"
+        return str(value)
+
+
+@dataclass
+class Table:
+    """Raw values by mechanism and column, how to show them, and the notes below."""
+
+    columns: list[Column]
+    raw: pd.DataFrame
+    marks: dict[tuple[str, str], int] = field(default_factory=dict)
+    at_least: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Counts that are lower bounds, with the operators that have no formula."""
+    notes: list[str] = field(default_factory=list)
+    title: str = ""
+    layout: str | None = None
+    resolution: int | None = None
+    heading: str = "Attention"
+    titles: dict[str, str] = field(default_factory=dict)
+    """What the first column prints for a row, where that is not the mechanism's title."""
+    measured: dict[tuple[str, str], Measurement] = field(default_factory=dict)
+    figures: dict[tuple[str, str], Figure] = field(default_factory=dict)
+    """The records and the published figures behind cells, by row and column."""
+    _numbers: dict[str, int] = field(default_factory=dict)
+
+    def value(self, row: str, column: str) -> Any:
+        """The raw value of a cell; ``None`` where there is none."""
+        found: Any = self.raw.loc[row, column] if column in self.raw else None
+        return None if found is None or found is pd.NA or found != found else found
+
+    def mark(self, row: str, column: str, note: str) -> None:
+        """Put a footnote on a cell, ``mechanism`` for the row's name; equal notes share a number."""
+        if len(self._numbers) != len(self.notes):  # some were added without a mark
+            self._numbers = {known: number for number, known in enumerate(self.notes, start=1)}
+        if note not in self._numbers:
+            self.notes.append(note)
+            self._numbers[note] = len(self.notes)
+        self.marks[row, column] = self._numbers[note]
+
+
+def render(table: Table, form: str) -> str:
+    """A table as Markdown, CSV (raw values), LaTeX (booktabs) or HTML.
+
+    Raises:
+        UnknownNameError: ``form`` is none of these.
+    """
+    if form not in FORMATS:
+        raise UnknownNameError("format", form, FORMATS)
+    if form == "csv":
+        return table.raw.to_csv(index_label=str(table.raw.index.name), lineterminator="\n")
+    shown = _shown(table)
+    if form == "md":
+        return _markdown(table, shown)
+    if form == "latex":
+        return _latex(table, shown)
+    style = (
+        shown.style.set_uuid("attnbench").hide(axis="index").set_caption(table.title).format(escape="html")
+    )
+    notes = "".join(f"<li>{_escape_html(note)}</li>" for note in table.notes)
+    return f"{style.to_html(table_attributes='class=attnbench')}<ul>{notes}</ul>\n"
+
+
+def _shown(table: Table) -> pd.DataFrame:
+    """The table as strings, with headings and footnote marks."""
+    numbers = [table.marks.get((row, "mechanism")) for row in table.raw.index]
+    titles = [table.titles.get(row) or title_of(row) for row in table.raw.index]
+    names = zip(titles, numbers, strict=True)
+    shown = pd.DataFrame({table.heading: [f"{title} [{n}]" if n else title for title, n in names]})
+    for column in table.columns:
+        marks = [table.marks.get((row, column.name)) for row in table.raw.index]
+        if column.csv_only and not any(marks):
+            continue
+        if column.name == "macs_counted" and not any(marks) and "macs" in table.raw and _agree(table.raw):
+            continue  # said twice would be noise; a CSV has both
+        bounds = [(row, column.name) in table.at_least for row in table.raw.index]
+        cells = [
+            f"≥ {column.show(value)}" if bound else column.show(value)
+            for value, bound in zip(table.raw[column.name], bounds, strict=True)
+        ]
+        shown[column.heading] = [
+            f"{cell} [{mark}]" if mark else cell for cell, mark in zip(cells, marks, strict=True)
+        ]
+    return shown
+
+
+def _agree(raw: pd.DataFrame) -> bool:
+    same = (raw["macs"] == raw["macs_counted"]) | (raw["macs"].isna() & raw["macs_counted"].isna())
+    return bool(same.fillna(False).all())
+
+
+def title_of(row: str) -> str:
+    """What a table prints for a row that is named by mechanism and options."""
+    mechanism, bracket, options = row.partition("[")
+    if baselines.is_baseline(mechanism):
+        return baselines.TITLES[mechanism]
+    try:
+        title = registry.get(mechanism).facts.title
+    except AttnbenchError:
+        return row  # measured with a plugin that is not loaded now
+    return f"{title} {bracket}{options}" if options else title
+
+
+def _markdown(table: Table, shown: pd.DataFrame) -> str:
+    rows = [list(shown.columns), *shown.to_numpy().tolist()]
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+
+    def line(row: Iterable[str]) -> str:
+        first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        return f"| {' | '.join([first.strip().ljust(widths[0]), *rest])} |"
+
+    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
+    notes = [f"[{number}] {note}" for number, note in enumerate(table.notes, start=1)]
+    body = [line(cells[0]), f"|{rule}|", *map(line, cells[1:])]
+    return "\n".join([table.title, "", *body, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
+
+
+def _latex(table: Table, shown: pd.DataFrame) -> str:
+    """A ``table`` environment for LaTeX with the booktabs package."""
+    safe = shown.map(_escape_latex)
+    safe.columns = pd.Index([_escape_latex(heading) for heading in shown.columns])
+    body = safe.style.hide(axis="index").to_latex(hrules=True, column_format="l" + "r" * (safe.shape[1] - 1))
+    notes = "\\par\n".join(f"[{n}] {_escape_latex(note)}" for n, note in enumerate(table.notes, start=1))
+    head = f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{_escape_latex(table.title)}}}\n"
+    return f"{head}{body}\\par\\footnotesize {notes}\n\\end{{table}}\n"
+
+
+_LATEX = {"≥": r"$\geq$", "—": "---", "–": "--", "×": r"$\times$", "²": "$^2$", "…": r"\ldots{}"}
+_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _escape_html(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

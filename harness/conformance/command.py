@@ -1,0 +1,116 @@
+"""What ``attnbench check`` does: run the suite, print a list, write certificates.
+
+torch takes seconds to import, so it is imported after the arguments have been checked.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnbench import __version__, certificates, registry, store
+from attnbench.errors import AttnbenchError
+
+if TYPE_CHECKING:
+    from attnbench.harness.conformance.checks import Result
+
+Say = Callable[[str], None]
+
+
+def conformance(
+    arguments: Sequence[str],
+    every: bool,
+    only: Sequence[str],
+    out: Path,
+    say: Say,
+    impls: Sequence[str] = (),
+) -> bool:
+    """Check mechanisms, print each result as it comes, and write a certificate for each whole run.
+
+    Args:
+        arguments: names of mechanisms and paths of Python files.
+        every: check the whole registry, and fail for files that cannot be used.
+        only: names of checks; all, with a certificate, if empty.
+        out: certificates are written into its folder ``certificates``.
+        say: prints a line.
+        impls: implementations to compare besides those declared.
+
+    Returns:
+        Whether nothing failed.
+
+    Raises:
+        AttnbenchError: an argument is unknown, or a file cannot be read, imported or written.
+    """
+    chosen = [name for argument in arguments for name in named(argument)]
+    chosen += registry.names() if every else []
+    if not chosen:
+        raise AttnbenchError("nothing to check; give the name of a mechanism, a FILE.py, or --all")
+    store.check_writable(out)
+    passed = [_one(name, only, out, say, impls) for name in dict.fromkeys(chosen)]
+    broken = registry.failures() if every else {}
+    for origin, error in broken.items():
+        say(f"failed: {origin}: {error}")
+    if len(passed) > 1:
+        say(f"{sum(passed)} of {len(passed)} mechanisms passed")
+    return all(passed) and not broken
+
+
+def golden(folder: Path, arguments: Sequence[str], say: Say) -> bool:
+    """Compare the cases of a golden folder, print a line for each and "N of M equal"; whether all were.
+
+    Args:
+        folder: holds a MANIFEST.json.
+        arguments: names of mechanisms and paths of Python files whose cases to compare; all if empty.
+        say: prints a line.
+
+    Raises:
+        AttnbenchError: the folder has no manifest, or there is no such mechanism.
+    """
+    chosen: list[str | None] = [name for argument in arguments for name in named(argument)]
+    from attnbench.harness.conformance.goldens import check_folder
+
+    equal = total = 0
+    for name in chosen or [None]:
+        for outcome in check_folder(folder, name):
+            say(str(outcome))
+            equal, total = equal + outcome.equal, total + 1
+    say(f"{equal} of {total} equal")
+    return equal == total and total > 0
+
+
+def named(argument: str) -> list[str]:
+    """Names of the mechanisms meant by a registered name or by the path of a Python file.
+
+    Raises:
+        UnknownNameError: no such mechanism.
+        AttnbenchError: the file cannot be read or imported, or registers no mechanism.
+    """
+    if not argument.endswith(".py"):
+        return [registry.get(argument).name]
+    registry.add_plugin(argument)
+    path = str(Path(argument).expanduser().resolve())
+    found = [name for name in registry.names() if registry.get(name).origin == path]
+    if not found:
+        raise AttnbenchError(f"{argument} cannot be used: {registry.failures().get(path, 'unknown reason')}")
+    return found
+
+
+def _one(name: str, only: Sequence[str], out: Path, say: Say, impls: Sequence[str]) -> bool:
+    from attnbench.harness.conformance.checks import check_mechanism, find_check
+
+    for check in only:
+        find_check(check)
+    spec = registry.get(name)
+    say(f"{name} ({spec.origin}, digest {spec.digest()}, attnbench {__version__})")
+    results = check_mechanism(spec, only=only or None, impls=impls, report=lambda result: say(f"  {result}"))
+    failed = [result.check for result in results if result.failed]
+    say(f"  {_summary(results)}")
+    if not only:
+        path = certificates.write(out / "certificates", certificates.Certificate.of(spec, results))
+        say(f"  certificate: {path}")
+    return not failed
+
+
+def _summary(results: "Sequence[Result]") -> str:
+    verdicts = [result.verdict for result in results]
+    counts = ", ".join(f"{verdicts.count(v)} {v.lower()}" for v in ("passed", "FAILED", "skipped"))
+    return f"{counts} in {sum(result.seconds for result in results):.0f} s"

@@ -1,0 +1,140 @@
+"""From cells to records: skip what is measured, measure the rest, write each down."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from attnbench import baselines, certificates, statistics, store
+from attnbench.harness import environment
+from attnbench.harness.run.candidates import Candidates
+from attnbench.harness.run.cells import TITLES, place
+from attnbench.harness.run.plan import Request, plan
+from attnbench.harness.timing.group import Group, groups, measure
+from attnbench.harness.workers.deaths import cause_of_error
+from attnbench.record import Cell, Measurement
+
+
+class Progress(Protocol):
+    """Where a run reports to; see :mod:`attnbench.progress`."""
+
+    def phase(self, title: str, total: int) -> None:
+        """A phase of ``total`` equal steps begins."""
+
+    def step(self, what: str) -> None:
+        """One step of the phase is done."""
+
+    def at_least(self, done: int, what: str) -> None:
+        """One more, or ``done`` steps if that is more: time, not work, may end the phase."""
+
+    def say(self, line: str) -> None:
+        """A line for the user."""
+
+
+@dataclass
+class Summary:
+    """What a run did: cells that were measured, that were there already, and that failed."""
+
+    measured: int = 0
+    known: int = 0
+    failed: list[str] = field(default_factory=list)
+    path: Path = Path()
+
+
+def run(request: Request, progress: Progress) -> Summary:
+    """Measure every cell of a request that has no record yet.
+
+    A cell that fails becomes a record with its reason, and the run goes on.
+
+    Raises:
+        AttnbenchError: the output folder cannot be written.
+    """
+    environment.pin_allocator()
+    request.flags.apply()
+    machine = environment.machine(request.device)
+    records = request.out / "records" / f"{machine}.jsonl"
+    store.check_writable(records.parent)
+    cells = list(plan(request))
+    known = set()
+    if not request.force:
+        known = {m.key for m in store.read(records.parent, progress.say)}
+    todo = [cell for cell in cells if cell.key() not in known]
+    summary = Summary(known=len(cells) - len(todo), path=records)
+    recorder = _Recorder(request, records, summary)
+    for metric in request.metrics:
+        chosen = [cell for cell in todo if cell.metric == metric]
+        if metric == "throughput":
+            _together([cell for cell in cells if cell.metric == metric], chosen, recorder, progress)
+        elif chosen:
+            _one_by_one(metric, chosen, request, recorder, progress)
+    return summary
+
+
+@dataclass
+class _Recorder:
+    """Writes the records of cells, with their provenance, in one piece."""
+
+    request: Request
+    path: Path
+    summary: Summary
+
+    def write(self, *outcomes: tuple[Cell, Iterable[Measurement] | Exception]) -> None:
+        """Write what was measured of one or more cells, or why it was not, all or nothing."""
+        facts = environment.describe(self.request.device)
+        here = environment.state() | environment.isolation(self.request.in_process)
+        lines: list[Measurement] = []
+        failed: list[str] = []
+        for cell, found in outcomes:
+            if isinstance(found, Exception):
+                cause = cause_of_error(found)
+                failed.append(f"{cell}: {cause}")
+                found = [
+                    Measurement.of(cell, cell.metric, None, "", status=cause.status, reason=cause.reason)
+                ]
+            certificate = _certificate(cell)
+            lines += [
+                m.model_copy(
+                    update={"environment": facts | (m.environment or here), "certificate": certificate}
+                )
+                for m in found
+            ]
+        store.append(self.path, lines)
+        self.summary.measured += len(outcomes)
+        self.summary.failed += failed
+
+
+def _certificate(cell: Cell) -> str:
+    """Identifier of the certificate of what was measured; one is of a mechanism with its default options."""
+    if cell.options or baselines.is_baseline(cell.mechanism):
+        return "none"
+    return certificates.identifier(cell.mechanism, cell.source)
+
+
+def _one_by_one(
+    metric: str, cells: list[Cell], request: Request, recorder: _Recorder, progress: Progress
+) -> None:
+    progress.phase(TITLES[metric], len(cells))
+    with place(request) as bench:
+        for cell in cells:
+            try:
+                found = bench.call("measure", cell)
+            except Exception as error:
+                recorder.write((cell, error))
+            else:
+                recorder.write((cell, found))
+            progress.step(str(cell))
+
+
+def _together(planned: list[Cell], todo: list[Cell], recorder: _Recorder, progress: Progress) -> None:
+    """Measure throughput by the group; a group with a cell to measure has its baseline, known or not."""
+    request = recorder.request
+    journal = request.out / "blocks" / recorder.path.name
+    wanted = {cell.key() for cell in todo if cell.mechanism in request.mechanisms}
+    with Candidates(request) as candidates:
+        for members in groups(planned):
+            if any(cell.key() in wanted for cell in members):
+                chosen = [c for c in members if c.key() in wanted or c.mechanism == request.baseline]
+                margin = statistics.MARGIN_IN_PROCESS if request.in_process else statistics.MARGIN
+                effort = request.preset.effort
+                group = Group(chosen, request.baseline, effort, journal, request.force, margin)
+                recorder.write(*measure(group, candidates.open, progress))

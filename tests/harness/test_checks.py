@@ -1,0 +1,116 @@
+"""Each check rejects the liar made for it, and no other; an honest mechanism passes all."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from attnbench import MechanismSpec, UnknownNameError
+from attnbench.discovery import Facts
+from attnbench.harness.conformance import checks
+
+
+def _load_liars() -> ModuleType:
+    path = Path(__file__).parents[1] / "liars.py"
+    spec = importlib.util.spec_from_file_location("attnbench_liars", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # so that its classes can be pickled
+    spec.loader.exec_module(module)
+    return module
+
+
+liars = _load_liars()
+
+
+@pytest.mark.parametrize("name", liars.SPECS)
+def test_liar_is_caught_by_the_checks_named_for_it_alone(name: str) -> None:
+    results = checks.check_mechanism(liars.SPECS[name])
+    failed = {result.check: result.why for result in results if result.failed}
+    assert set(failed) == set(liars.CAUGHT_BY[name]), failed
+    for result in results:
+        assert result.passed or result.failed or result.skipped
+        if result.failed:
+            assert result.reproduce.startswith(f"attnbench check {name} ")
+            assert f"--only {result.check}" in result.reproduce
+
+
+def test_every_check_has_a_liar() -> None:
+    caught = {check for checks in liars.CAUGHT_BY.values() for check in checks}
+    assert {check.name for check in checks.iter_checks()} == caught
+
+
+def test_every_check_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
+    assert all(f"`{check.name}`" in text for check in checks.iter_checks())
+    assert all(check.rule.endswith(".") for check in checks.iter_checks())
+
+
+def test_a_check_that_builds_on_a_failed_one_is_skipped() -> None:
+    results = {r.check: r for r in checks.check_mechanism(liars.SPECS["Random"], only=["support", "builds"])}
+    assert results["builds"].passed
+    assert results["support"].skipped.startswith("needs pattern")
+    assert not results["support"].failed
+
+
+def test_an_implementation_that_cannot_run_is_skipped_with_its_reason() -> None:
+    honest_but_absent = type("Absent", (liars.FasterIsDifferent,), {})
+    facts = Facts(title="Absent", pattern="static", impls=("eager", "absent"))
+    spec = MechanismSpec("absent", facts, liars.__file__, lambda: honest_but_absent)
+    (result,) = checks.check_mechanism(spec, only=["implementations_equal"])
+    assert not result.failed
+    assert "absent not run: implementation 'absent' cannot run here: it is absent" in result.skipped
+
+
+def test_a_failure_can_be_reproduced_in_python() -> None:
+    spec = liars.SPECS["CropsByMinusZero"]
+    (result,) = checks.check_mechanism(spec, only=["padding_on_one_axis"])
+    assert "height=14, width=13" in result.reproduce
+    module, x = checks.example(spec, stage=0, block=0, height=14, width=13)
+    assert module(x).shape[1] == 0
+
+
+def test_results_do_not_change_the_state_of_torch() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    threads = torch.get_num_threads()
+    checks.check_mechanism("identity")
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: checks.check_mechanism("bro"), "did you mean bra"),
+        (lambda: checks.check_mechanism("bra", only=["suport"]), "did you mean support"),
+        (lambda: checks.run_check("bra", "suport"), "did you mean support"),
+    ],
+)
+def test_unknown_names(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (1.01, False)])
+def test_an_implementation_without_float64_is_compared_where_it_runs(factor: float, passes: bool) -> None:
+    class Single(liars.FasterIsDifferent):
+        def weights(self, logits: torch.Tensor) -> torch.Tensor:
+            if self.impl != "fast":
+                return logits.softmax(-1)
+            if logits.dtype != torch.float32:
+                raise RuntimeError("this kernel knows float32 only")
+            return (factor * logits).softmax(-1)
+
+    facts = Facts(title="Single", pattern="static", impls=("fast", "eager"))
+    spec = MechanismSpec("single", facts, liars.__file__, lambda: Single)
+    (result,) = checks.check_mechanism(spec, only=["implementations_equal"])
+    assert result.passed == passes
+    assert "float32" in result.why
