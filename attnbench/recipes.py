@@ -43,11 +43,11 @@ class Schedule(_Part):
     """
 
     epochs: int = Field(ge=1)
-    cooldown_epochs: int = Field(0, ge=0)
+    cooldown_epochs: int = Field(default=0, ge=0)
     warmup_epochs: int = Field(ge=0)
     warmup_prefix: bool = False
     per: Literal["epoch", "update"] = "epoch"
-    late: int = Field(0, ge=0, le=1)
+    late: int = Field(default=0, ge=0, le=1)
 
     @property
     def total_epochs(self) -> int:
@@ -66,14 +66,14 @@ class Optimizer(_Part):
     """
 
     lr: float = Field(gt=0)
-    lr_per_images: int = Field(0, ge=0)
-    warmup_lr: float = Field(1e-6, ge=0)
-    min_lr: float = Field(1e-5, ge=0)
+    lr_per_images: int = Field(default=0, ge=0)
+    warmup_lr: float = Field(default=1e-6, ge=0)
+    min_lr: float = Field(default=1e-5, ge=0)
     scale_all: bool = False
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    clip_grad: float = Field(0.0, ge=0)
+    eps: float = Field(default=1e-8, gt=0)
+    clip_grad: float = Field(default=0.0, ge=0)
 
     def rates(self, global_batch: int) -> tuple[float, float, float]:
         """Warm-up, peak and lowest rate for so many images an update."""
@@ -94,19 +94,19 @@ class Augmentation(_Part):
         smoothing: of labels.
     """
 
-    repeats: int = Field(1, ge=1)
+    repeats: int = Field(default=1, ge=1)
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (0.75, 4 / 3)
-    hflip: float = Field(0.5, ge=0, le=1)
+    hflip: float = Field(default=0.5, ge=0, le=1)
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
     auto_augment: str = "rand-m9-mstd0.5-inc1"
-    color_jitter: float = Field(0.4, ge=0)
-    erasing: float = Field(0.25, ge=0, le=1)
-    mixup: float = Field(0.8, ge=0)
-    cutmix: float = Field(1.0, ge=0)
-    mix_prob: float = Field(1.0, ge=0, le=1)
-    switch_prob: float = Field(0.5, ge=0, le=1)
-    smoothing: float = Field(0.1, ge=0, lt=1)
+    color_jitter: float = Field(default=0.4, ge=0)
+    erasing: float = Field(default=0.25, ge=0, le=1)
+    mixup: float = Field(default=0.8, ge=0)
+    cutmix: float = Field(default=1.0, ge=0)
+    mix_prob: float = Field(default=1.0, ge=0, le=1)
+    switch_prob: float = Field(default=0.5, ge=0, le=1)
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
 
     @property
     def mixes(self) -> bool:
@@ -125,8 +125,8 @@ class TokenLabels(_Part):
             code hands it on, its axes exchanged.
     """
 
-    dense_weight: float = Field(1.0, ge=0)
-    cls_weight: float = Field(1.0, ge=0)
+    dense_weight: float = Field(default=1.0, ge=0)
+    cls_weight: float = Field(default=1.0, ge=0)
     ground_truth: bool = False
     mix_token: bool = True
     box: Literal["height_width", "released"] = "height_width"
@@ -142,7 +142,7 @@ class Evaluation(_Part):
     """
 
     crop: Literal["center", "squash"] = "center"
-    crop_pct: float = Field(0.875, gt=0, le=1)
+    crop_pct: float = Field(default=0.875, gt=0, le=1)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     weights: Literal["raw", "ema"] = "raw"
     select: Literal["last", "best"] = "last"
@@ -168,11 +168,11 @@ class Recipe(_Part):
     source: str
     oddities: tuple[str, ...] = ()
     gpus: int = 8
-    image_size: int = Field(224, ge=1)
-    global_batch: int = Field(1024, ge=1)
-    device_batch: int = Field(128, ge=1)
-    drop_path: float | None = Field(None, ge=0, lt=1)
-    ema_decay: float = Field(0.0, ge=0, lt=1)
+    image_size: int = Field(default=224, ge=1)
+    global_batch: int = Field(default=1024, ge=1)
+    device_batch: int = Field(default=128, ge=1)
+    drop_path: float | None = Field(default=None, ge=0, lt=1)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
     broadcast_buffers: bool = True
     schedule: Schedule
@@ -237,7 +237,9 @@ def get(name: str) -> Recipe:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise AttnbenchError(f"recipe {path} cannot be read as TOML: {error}") from error
-    return _validated({"title": path.stem, "source": str(path), "name": path.stem, **content}, f"recipe {path}")
+    return _validated(
+        {"title": path.stem, "source": str(path), "name": path.stem, **content}, f"recipe {path}"
+    )
 
 
 def differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
@@ -273,9 +275,10 @@ def _validated(content: Mapping[str, Any], what: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         where = ".".join(map(str, first["loc"])) or "the whole"
-        raise AttnbenchError(f"{what}: {where}: {first['msg']} (got {first['input']!r})") from error
+        got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        raise AttnbenchError(f"{what}: {where}: {first['msg']}{got}") from error
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

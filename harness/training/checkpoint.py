@@ -35,7 +35,7 @@ class State:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class Damaged(AttnbenchError):
+class DamagedError(AttnbenchError):
     """A checkpoint that is cut, altered or none of ours; the message says which."""
 
 
@@ -72,7 +72,9 @@ def restore(
         if key.startswith("optimizer."):
             name, _, what = key.removeprefix("optimizer.").rpartition(".")
             if name not in parameters:
-                raise AttnbenchError(f"the checkpoint's optimizer knows a parameter {name}; the model has none")
+                raise AttnbenchError(
+                    f"the checkpoint's optimizer knows a parameter {name}; the model has none"
+                )
             place = parameters[name].device if what != "step" else tensor.device
             own.setdefault(name, {})[what] = tensor.to(place)
     optimizer.state.clear()
@@ -98,7 +100,9 @@ def write(path: Path, state: State) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-    tensors = {name: t.clone() if t.untyped_storage().nbytes() != t.nbytes else t for name, t in tensors.items()}
+    tensors = {
+        name: t.clone() if t.untyped_storage().nbytes() != t.nbytes else t for name, t in tensors.items()
+    }
     tensors = _unshared(tensors)
     metadata = {"format": FORMAT, "facts": json.dumps(state.facts), "checksum": _checksum(tensors)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -121,7 +125,7 @@ def read(path: Path) -> State:
     """Read a checkpoint, and see that it is whole.
 
     Raises:
-        Damaged: it is cut, altered, or not a checkpoint of a training run.
+        DamagedError: it is cut, altered, or not a checkpoint of a training run.
         AttnbenchError: there is no such file.
     """
     if not path.is_file():
@@ -129,13 +133,15 @@ def read(path: Path) -> State:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise Damaged(f"{path} is no whole safetensors file: {error}") from error
+        raise DamagedError(f"{path} is no whole safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
-        raise Damaged(f"{path} is not a checkpoint of 'attnbench train': {metadata.get('format', 'no format')}")
+        raise DamagedError(
+            f"{path} is not a checkpoint of 'attnbench train': {metadata.get('format', 'no format')}"
+        )
     if _checksum(tensors) != metadata["checksum"]:
-        raise Damaged(f"{path} is altered: its checksum does not fit its tensors")
+        raise DamagedError(f"{path} is altered: its checksum does not fit its tensors")
     return State(tensors, json.loads(metadata["facts"]))
 
 
@@ -166,7 +172,7 @@ def newest(folder: Path, say: Callable[[str], None]) -> tuple[int, State] | None
     for update, path in found.items():
         try:
             return update, read(path)
-        except Damaged as error:
+        except DamagedError as error:
             aside = path.with_suffix(".damaged")
             with contextlib.suppress(OSError):
                 path.replace(aside)
@@ -199,7 +205,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
-        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
     return f"{value:08x}"
 
 

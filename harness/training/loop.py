@@ -61,7 +61,7 @@ class Task(Protocol):
         """Scores of the test split, the same on every rank, each sample counted once."""
 
 
-class NotFinite(AttnbenchError):
+class NotFiniteError(AttnbenchError):
     """The loss stopped being finite."""
 
 
@@ -127,7 +127,7 @@ def train(run: Run) -> Result:
     """Train to the end, from the folder's last checkpoint if it has one.
 
     Raises:
-        NotFinite: the loss is no finite number; the last checkpoint is from before.
+        NotFiniteError: the loss is no finite number; the last checkpoint is from before.
         AttnbenchError: the folder's checkpoints are of another run, or cannot be written.
     """
     return _Trainer(run).train()
@@ -191,7 +191,7 @@ class _Trainer:
             batch = to_device(next(parts), self.device)
             seed_step(self.plan.seed, "step", self.update, part)
             with self._quiet(part != mine[-1]):
-                with torch.autocast(self.device.type, _DTYPES.get(run.precision), run.precision != "fp32"):
+                with self._autocast():
                     loss = run.task.loss(self.module, batch) / len(mine)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -204,16 +204,20 @@ class _Trainer:
             self.ema.update(run.model)
         self._count(total)
 
+    def _autocast(self) -> torch.autocast:
+        precision = self.run.precision
+        return torch.autocast(self.device.type, _DTYPES.get(precision), precision != "fp32")
+
     def _quiet(self, more: bool) -> contextlib.AbstractContextManager[Any]:
         """Keep gradients on this rank while more micro-batches are to come."""
         if more and self.ranks.world > 1:
-            return self.module.no_sync()  # type: ignore[operator, no-any-return]
+            return self.module.no_sync()  # type: ignore[operator]
         return contextlib.nullcontext()
 
     def _count(self, loss: Tensor) -> None:
         value = float(self.ranks.sum(loss.double()) / self.ranks.world)
         if not math.isfinite(value):
-            raise NotFinite(self._why(value))
+            raise NotFiniteError(self._why(value))
         self.sum_of_losses += value
         rate = self.run.optimizer.param_groups[0]["lr"]
         self.journal.step(self.update, rate, value)
@@ -242,11 +246,12 @@ class _Trainer:
         self._save()
 
     def _evaluate(self) -> Scores:
-        task, scores = self.run.task, {}
+        task = self.run.task
+        scores: Scores = {}
         for suffix, model in (("", self.run.model), ("_ema", self.ema and self.ema.module)):
             if model is not None:
                 model.eval()
-                with torch.no_grad():
+                with torch.no_grad(), self._autocast():
                     found = task.evaluate(model, self.ranks)
                 scores |= {name + suffix: value for name, value in found.items()}
         return scores
@@ -261,7 +266,7 @@ class _Trainer:
 
     def _save(self) -> None:
         if not all(t.isfinite().all() for t in self.run.model.state_dict().values() if t.is_floating_point()):
-            raise NotFinite(self._why(math.nan))
+            raise NotFiniteError(self._why(math.nan))
         if self.ranks.first:
             module = self.ema.module if self.ema is not None else None
             state = checkpoint.capture(self.run.model, self.run.optimizer, module)

@@ -8,10 +8,9 @@ time: the result is the same.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
-from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
 
 from attnbench.errors import AttnbenchError
@@ -26,11 +25,36 @@ class Draw(NamedTuple):
 
     seed: int
     epoch: int
-    index: int
+    sample: int
     repeat: int = 0
 
 
-def shuffled(size: int, seed: int, epoch: int, blocks: Sequence[range] = (), window: int = 16) -> list[Draw]:
+class Order(Sequence[Draw]):
+    """The draws of an epoch in order, made when they are asked for: there may be millions.
+
+    Args:
+        indices: of the samples, (n,); each ``repeats`` times in a row.
+    """
+
+    def __init__(self, seed: int, epoch: int, indices: Tensor, repeats: int = 1) -> None:
+        self.seed, self.epoch, self.indices, self.repeats = seed, epoch, indices, repeats
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, place: int) -> Draw: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Draw]: ...
+    def __getitem__(self, place: int | slice) -> Draw | list[Draw]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        return Draw(self.seed, self.epoch, int(self.indices[place]), place % self.repeats)
+
+
+def shuffled(size: int, seed: int, epoch: int, blocks: Sequence[range] = (), window: int = 16) -> Order:
     """Every sample once, in an order that is a function of seed and epoch.
 
     Args:
@@ -39,24 +63,27 @@ def shuffled(size: int, seed: int, epoch: int, blocks: Sequence[range] = (), win
     """
     generator = generator_of(seed, "order", epoch)
     if not blocks:
-        order = torch.randperm(size, generator=generator)
-        return [Draw(seed, epoch, index) for index in order.tolist()]
+        return Order(seed, epoch, torch.randperm(size, generator=generator))
     places = torch.randperm(len(blocks), generator=generator).tolist()
-    indices: list[int] = []
+    parts = []
     for first in range(0, len(places), window):
-        near = [index for place in places[first : first + window] for index in blocks[place]]
-        indices += [near[i] for i in torch.randperm(len(near), generator=generator).tolist()]
-    return [Draw(seed, epoch, index) for index in indices]
+        near = torch.cat(
+            [torch.arange(blocks[p].start, blocks[p].stop) for p in places[first : first + window]]
+        )
+        parts.append(near[torch.randperm(len(near), generator=generator)])
+    return Order(seed, epoch, torch.cat(parts))
 
 
-def repeated(size: int, seed: int, epoch: int, repeats: int) -> list[Draw]:
+def repeated(size: int, seed: int, epoch: int, repeats: int) -> Order:
     """Repeated augmentation: a part of the samples, each ``repeats`` times in a row.
 
-    The order is a function of the epoch alone, as in DeiT's sampler; augmentations differ by seed.
+    As DeiT's sampler (timm's ``RepeatAugSampler``) has it: the order is a function of the epoch alone, and as
+    many draws are made as there are samples, rounded down to a multiple of 256 where there are so many.
+    Augmentations differ by seed.
     """
-    sampler = RepeatAugSampler(range(size), 1, 0, num_repeats=repeats, selected_round=ROUND)
-    sampler.set_epoch(epoch)
-    return [Draw(seed, epoch, int(index), place % repeats) for place, index in enumerate(sampler)]
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(epoch))
+    draws = size // ROUND * ROUND or size
+    return Order(seed, epoch, order[: -(-draws // repeats)].repeat_interleave(repeats)[:draws], repeats)
 
 
 @dataclass(frozen=True)
@@ -89,7 +116,13 @@ class Plan:
 
 
 def make_plan(
-    samples: int, epochs: int, global_batch: int, device_batch: int, world: int, seed: int, mixes: bool = False
+    samples: int,
+    epochs: int,
+    global_batch: int,
+    device_batch: int,
+    world: int,
+    seed: int,
+    mixes: bool = False,
 ) -> Plan:
     """The plan for a training split on ``world`` ranks.
 
@@ -108,7 +141,9 @@ def make_plan(
         )
     if global_batch % world:
         raise AttnbenchError(f"the global batch {global_batch} cannot be shared by {world} ranks")
-    fits = [n for n in range(1, min(device_batch, global_batch // world) + 1) if global_batch % (n * world) == 0]
+    fits = [
+        n for n in range(1, min(device_batch, global_batch // world) + 1) if global_batch % (n * world) == 0
+    ]
     fits = [n for n in fits if not mixes or n % 2 == 0]
     if not fits:
         raise AttnbenchError(
@@ -145,7 +180,7 @@ class Batches:
                 yield list(stretch[part::parts])
 
 
-def to_device(batch: object, device: torch.device) -> object:
+def to_device(batch: Any, device: torch.device) -> Any:
     """Every tensor in tuples, lists and dictionaries, on a device."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
