@@ -7,9 +7,8 @@ Names on the left of ``PUBLISHED`` are the keys of rows in results/published.csv
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from attnbench import registry
+from attnbench import layouts, registry
 from attnbench.errors import UnknownNameError
-from attnbench.layouts import LAYOUTS
 
 
 class Configuration(NamedTuple):
@@ -104,8 +103,8 @@ def find(name: str) -> Configuration:
     if name in CONFIGURATIONS:
         return CONFIGURATIONS[name]
     known = registry.names()
-    for layout in LAYOUTS:
+    for layout in layouts.names():
         mechanism = name.removeprefix(f"{layout}_")
         if name.startswith(f"{layout}_") and mechanism in known:
             return Configuration(layout, mechanism)
-    raise UnknownNameError("model", name, [*CONFIGURATIONS, *(f"{layout}_bra" for layout in LAYOUTS)])
+    raise UnknownNameError("model", name, [*CONFIGURATIONS, *(f"{layout}_bra" for layout in layouts.names())])

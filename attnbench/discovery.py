@@ -57,6 +57,8 @@ class Source:
     path: Path | None = None
     facts: dict[str, Facts] = field(default_factory=dict)
     error: str | None = None
+    registers: frozenset[str] = frozenset()
+    """The functions ``register_...`` that it calls, as far as its text tells."""
 
 
 def find_sources() -> Iterator[Source]:
@@ -94,6 +96,11 @@ def _read(source: Source, path: Path) -> Source:
     except (OSError, SyntaxError, ValueError) as error:
         source.error = f"{type(error).__name__}: {error}"
         return source
+    source.registers = frozenset(
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and (name := _called(node.func)).startswith("register_")
+    )
     missing = next((name for name in _imports(tree) if not _findable(name)), None)
     if missing:
         source.error = f"ModuleNotFoundError: No module named {missing!r}"

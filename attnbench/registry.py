@@ -7,11 +7,13 @@ Finding them imports nothing (see :mod:`attnbench.discovery`); a file is importe
 """
 
 import ast
+import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -259,6 +261,48 @@ def plugins() -> list[str]:
     return [source.origin for source in _state.plugins]
 
 
+def import_plugins(call: str, group: str) -> None:
+    """Import what may register something by ``call`` (``register_metric``, ...): files added, entry points.
+
+    Args:
+        call: name of the function; only files whose text calls it are imported.
+        group: of entry points.
+
+    Raises:
+        AttnbenchError: one fails to import.
+    """
+    for source in _all_plugins():
+        if call in source.registers and source.module not in sys.modules:
+            try:
+                _import(source)
+            except Exception as error:
+                raise AttnbenchError(
+                    f"plugin {source.origin} failed to import: {type(error).__name__}: {error}"
+                ) from error
+    _load_entry_points(group)
+
+
+@functools.cache
+def _load_entry_points(group: str) -> None:
+    for entry in importlib.metadata.entry_points(group=group):
+        try:
+            entry.load()
+        except Exception as error:
+            raise AttnbenchError(
+                f"entry point {entry.name} = {entry.value} failed to import: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _all_plugins() -> list[Source]:
+    """Files from anywhere: of the environment variable, then those added."""
+    return [*_named_plugins(os.environ.get("ATTNBENCH_PLUGINS", "")), *_state.plugins]
+
+
+@functools.cache
+def _named_plugins(paths: str) -> tuple[Source, ...]:
+    return tuple(read_plugin(Path(path)) for path in paths.split(os.pathsep) if path)
+
+
 def registering_modules() -> list[str]:
     """Modules that registered a mechanism when they ran, though no place that is searched names them."""
     known = _sources()
@@ -268,8 +312,7 @@ def registering_modules() -> list[str]:
 def _sources() -> dict[str, Source]:
     if _state.sources is None:
         found: dict[str, Source] = {}
-        named = filter(None, os.environ.get("ATTNBENCH_PLUGINS", "").split(os.pathsep))
-        for source in [*find_sources(), *(read_plugin(Path(path)) for path in named), *_state.plugins]:
+        for source in [*find_sources(), *_all_plugins()]:
             _add(found, source)
         _state.sources = found
     return _state.sources
@@ -290,7 +333,7 @@ def _add(found: dict[str, Source], source: Source) -> None:
                 if _same_file(r[2], source.origin) or n not in before
             }
             source.facts = {n: r[1] for n, r in new.items()}
-            if not source.facts:
+            if not source.facts and not source.registers - {"register_mechanism"}:
                 source.error = "registers no mechanism: no call of register_mechanism was found"
     if source.error is not None:
         _state.failed[source.origin] = source.error
@@ -351,7 +394,7 @@ def _with_helpers(path: Path, seen: set[Path]) -> set[Path]:
             _with_helpers(file, seen)
     in_package = folder.name != "mechanisms" and (folder.parent / "__init__.py").is_file()
     roots = (folder, folder.parent) if in_package else (folder,)
-    for name in _helpers(path):
+    for name in _helpers(path, path.stat().st_mtime_ns):
         for root in roots:
             for helper in (root / f"{name}.py", root / name / "__init__.py"):
                 if helper.is_file():
@@ -359,12 +402,15 @@ def _with_helpers(path: Path, seen: set[Path]) -> set[Path]:
     return seen
 
 
-def _helpers(path: Path) -> Iterator[str]:
+@functools.cache
+def _helpers(path: Path, changed: int) -> tuple[str, ...]:
     """Names of modules that a file imports, anywhere in it, from the package ``mechanisms``."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         package, _, name = (getattr(node, "module", None) or "").rpartition("mechanisms")
         if isinstance(node, ast.ImportFrom) and package in ("", "attnbench."):
-            yield from [name[1:].partition(".")[0]] if name else [alias.name for alias in node.names]
+            found += [name[1:].partition(".")[0]] if name else [alias.name for alias in node.names]
+    return tuple(found)
 
 
 def _same_file(one: str, other: str) -> bool:

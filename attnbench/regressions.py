@@ -10,16 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attnbench import statistics
+from attnbench import metrics, statistics
 from attnbench.errors import AttnbenchError
+from attnbench.metrics import Value
 from attnbench.record import Measurement
 
 MARGIN = 0.02
 """Speeds closer than this are not told apart: another process lays out memory in another way."""
-_MEMORY_MARGIN = 0.01
-_WORSE = ("slower", "more", "changed", "lower", "fails now")
-_FAILED_AS = {"params": "parameters", "memory": "peak_memory", "accuracy": "top1"}
-"""A cell that failed as a whole is recorded by its metric's name."""
 _IGNORED = ("commit", "dirty", "clocks", "platform")
 """Facts of an environment that are no condition of a number, or come with one that is."""
 
@@ -50,11 +47,8 @@ class Row:
     ratio: tuple[float, float | None, float | None] | None = None
     basis: str = ""
     differs: list[str] = field(default_factory=list)
-
-    @property
-    def regression(self) -> bool:
-        """Whether the second set is worse."""
-        return self.verdict in _WORSE
+    regression: bool = False
+    """Whether the second set is worse."""
 
 
 def compare(before: Sequence[Measurement], after: Sequence[Measurement], margin: float = MARGIN) -> list[Row]:
@@ -114,7 +108,7 @@ def _identity(m: Measurement, by_place: bool) -> Identity:
     cell = m.cell
     parts: list[Any] = [cell.row, cell.layout, cell.metric, cell.mode, cell.precision, cell.resolution]
     parts += [cell.batch_size, cell.impl, cell.seed, cell.preset, cell.regime]
-    parts.append(_FAILED_AS.get(m.name, m.name))
+    parts.append(_value(m).name)
     if by_place:
         parts += [cell.machine, cell.device]
     return tuple(map(str, parts))
@@ -150,29 +144,26 @@ def _row(
     start = (_words(b), b.name, b.unit or a.unit, a.value, b.value)
     if a.status != "ok" or b.status != "ok":
         verdicts = {(True, False): "fails now", (False, True): "works now", (False, False): "fails in both"}
-        return Row(*start, verdicts[a.status == "ok", b.status == "ok"], differs=differs)
+        verdict = verdicts[a.status == "ok", b.status == "ok"]
+        return Row(*start, verdict, differs=differs, regression=verdict == "fails now")
     if a.value is None or b.value is None:
-        return Row(*start, "same" if a.value == b.value else "changed", differs=differs)
-    if b.name == "throughput":
+        changed = a.value != b.value
+        return Row(*start, "changed" if changed else "same", differs=differs, regression=changed)
+    value = _value(b)
+    if value.paired:
         verdict, ratio, basis = _speed(a, b, baseline_a, baseline_b, margin)
-        return Row(*start, verdict, ratio, basis, differs)
+        return Row(*start, verdict, ratio, basis, differs, value.is_worse(verdict))
     plain = (b.value / a.value, None, None) if a.value else None
-    return Row(*start, _verdict_of_value(a, b), plain, differs=differs)
+    verdict = value.verdict(float(a.value), float(b.value), a.details.get("interval_95", ()))
+    return Row(*start, verdict, plain, differs=differs, regression=value.is_worse(verdict))
 
 
-def _verdict_of_value(a: Measurement, b: Measurement) -> str:
-    before, after = float(a.value or 0), float(b.value or 0)
-    if b.name == "top1":
-        low, high = a.details.get("interval_95", (before, before))
-        return "lower" if after < low else "higher" if after > high else "same"
-    if b.name == "peak_memory":
-        close = abs(after - before) <= _MEMORY_MARGIN * before
-        return "same" if close else "more" if after > before else "less"
-    if after == before:
-        return "same"
-    if b.name == "parameters":
-        return "changed"
-    return "more" if after > before else "less"
+def _value(m: Measurement) -> Value:
+    """What its metric says of a measurement; one of a plug-in that is not loaded may not change at all."""
+    found = metrics.find(m.cell.metric, m.name)
+    if found:
+        return found[1]
+    return Value(m.name, m.unit, m.name, m.name, better="equal", words=("changed", "changed"))
 
 
 def _speed(
@@ -230,6 +221,7 @@ def _change(name: str, before: Any, after: Any) -> Iterator[str]:
 def _words(m: Measurement) -> str:
     cell = m.cell
     size = f"{cell.layout} {cell.resolution} px"
-    batch = f"batch {cell.batch_size}" if cell.metric in ("memory", "throughput") else ""
+    found = metrics.find(cell.metric, m.name)
+    batch = f"batch {cell.batch_size}" if found and found[0].with_batch else ""
     parts = (cell.row, size, cell.mode, cell.precision, cell.regime, batch)
     return ", ".join(part for part in parts if part)

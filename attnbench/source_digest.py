@@ -6,6 +6,7 @@ versions of Python, while certificates travel between them.
 """
 
 import ast
+import functools
 import hashlib
 import re
 from collections.abc import Iterable
@@ -19,11 +20,14 @@ def of(paths: Iterable[Path]) -> str:
     """Sixteen hex digits of files, whatever their order and the folder they lie in."""
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda path: (path.parent.name, path.name)):
-        digest.update(f"{path.name}\n{_content(path)}\n".encode())
+        state = path.stat()
+        digest.update(f"{path.name}\n{_content(path, state.st_mtime_ns, state.st_size)}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _content(path: Path) -> str:
+@functools.cache
+def _content(path: Path, changed: int, size: int) -> str:
+    """What counts of a file; parsed once for each of its states, since tables ask for every row."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         return _tree(ast.parse(text))

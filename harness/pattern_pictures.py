@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attnbench.layouts import SWIN_T
+from attnbench.layouts.swin import SWIN_T
 from attnbench.registry import MechanismSpec, Site
 
 SIDE = 14

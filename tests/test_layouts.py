@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from attnbench import AttnbenchError, UnknownNameError, names
+from attnbench import AttnbenchError, UnknownNameError, layouts, names
 from attnbench.configurations import CONFIGURATIONS, PUBLISHED, Configuration, find
-from attnbench.layouts import BIFORMER_SMALL, LAYOUTS, SWIN_T, get_layout
+from attnbench.layouts import get_layout
+from attnbench.layouts.biformer import BIFORMER_SMALL
+from attnbench.layouts.swin import SWIN_T
 
 
 def test_digests_tell_layouts_apart() -> None:
-    digests = {layout.digest() for layout in LAYOUTS.values()}
-    assert len(digests) == len(LAYOUTS)
+    digests = {layout.digest() for layout in map(layouts.get_layout, layouts.names())}
+    assert len(digests) == len(layouts.names())
     assert all(len(digest) == 16 for digest in digests)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,15 +13,21 @@ from attnbench.registry import MechanismSpec
 
 
 @click.command("list")
+@click.option("--kind", default="mechanisms", show_default=True, help="mechanisms, metrics or layouts.")
 @click.option("--format", "form", default="text", help="text or json")
 @click.option(
     "--long", "in_full", is_flag=True, help="The catalogue: settings, cost, a picture of the pattern."
 )
 @plugin_option
-def command(form: str, in_full: bool) -> None:
-    """List the mechanisms, and the files that fail to import."""
+def command(kind: str, form: str, in_full: bool) -> None:
+    """List the mechanisms, and the files that fail to import; or the metrics, or the layouts."""
     if form not in ("text", "json"):
         raise UnknownNameError("format", form, ("text", "json"))
+    if kind not in ("mechanisms", *_OTHERS):
+        raise UnknownNameError("kind", kind, ("mechanisms", *_OTHERS))
+    if kind != "mechanisms":
+        _print(_OTHERS[kind](), form)
+        return
     specs = [registry.get(name) for name in registry.names()]
     failed = registry.failures()
     if in_full:
@@ -33,16 +40,62 @@ def command(form: str, in_full: bool) -> None:
 
         click.echo(json.dumps(rows, indent=2))
         return
-    rows_of_text = [("name", "title", "year", "paper", "pattern", "implementations")]
-    for name, facts in ((spec.name, spec.facts) for spec in specs):
-        year, impls = str(facts.year or "—"), " ".join(facts.impls)
-        rows_of_text.append((name, facts.title, year, facts.paper or "—", facts.pattern or "—", impls))
-    widths = [max(map(len, column)) for column in zip(*rows_of_text, strict=True)]
-    for row in rows_of_text:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    _print([_of_mechanism(spec) for spec in specs], form)
     click.echo("Any mechanism also has: compiled (torch.compile of eager, as one graph).")
     for origin, error in failed.items():
         click.echo(f"failed: {origin}: {error}")
+
+
+def _of_mechanism(spec: MechanismSpec) -> dict[str, Any]:
+    facts = spec.facts
+    row = {"name": spec.name, "title": facts.title, "year": facts.year, "paper": facts.paper}
+    return row | {"pattern": facts.pattern, "implementations": " ".join(facts.impls)}
+
+
+def _metrics() -> list[dict[str, Any]]:
+    from attnbench import metrics
+
+    found = map(metrics.get, metrics.names())
+    return [
+        {
+            "name": metric.name,
+            "title": metric.title,
+            "values": " ".join(value.name for value in metric.values),
+            "by_default": "yes" if metric.default else "no",
+        }
+        for metric in found
+    ]
+
+
+def _layouts() -> list[dict[str, Any]]:
+    from attnbench import layouts
+
+    found = map(layouts.get_layout, layouts.names())
+    return [
+        {
+            "name": layout.name,
+            "title": layout.title,
+            "pixels": layout.img_size,
+            "channels": layout.embed_dim,
+            "depths": " ".join(map(str, layout.depths)),
+        }
+        for layout in found
+    ]
+
+
+_OTHERS = {"metrics": _metrics, "layouts": _layouts}
+
+
+def _print(rows: list[dict[str, Any]], form: str) -> None:
+    """Rows with the same keys, as JSON or as a table whose headings are the keys."""
+    if form == "json":
+        click.echo(json.dumps(rows, indent=2))
+        return
+    keys = [key.replace("_", " ") for key in rows[0]]
+    table = [keys, *([str(value or "—") for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _list_in_full(specs: list[MechanismSpec], failed: dict[str, str], form: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from attnbench import baselines, registry
+from attnbench import metrics as metrics_known
 from attnbench.commands import _timing
 from attnbench.commands._arguments import (
     DEFAULT_OUT,
@@ -19,14 +20,17 @@ from attnbench.commands._arguments import (
 from attnbench.commands._timing import timing_options
 from attnbench.commands.table import ablation
 
-METRICS = ("params", "macs", "memory", "throughput", "accuracy")
-
 
 @click.command()
 @click.option(
     "--mechanisms", default="", metavar="A,B", help="Comma-separated; also timm_swin.  [default: all]"
 )
-@click.option("--metrics", default=",".join(METRICS), show_default=True, metavar="A,B", help="Of these.")
+@click.option(
+    "--metrics",
+    default="",
+    metavar="A,B",
+    help="See 'attnbench list --kind metrics'.  [default: all that need no extra]",
+)
 @click.option("--layout", default="swin_t", show_default=True, help="Layout the mechanisms are dropped into.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--precision", default="fp32,amp", show_default=True, metavar="A,B", help="amp: bfloat16.")
@@ -75,7 +79,8 @@ def command(
     chosen = {
         "mechanisms": names("mechanism", mechanisms, [*registry.names(), *baselines.TITLES])
         or tuple(every_row),
-        "metrics": names("metric", metrics, METRICS),
+        "metrics": names("metric", metrics, metrics_known.names())
+        or tuple(name for name in metrics_known.names() if metrics_known.get(name).default),
         "precisions": names("precision", precision, ("fp32", "amp")),
         "modes": names("mode", modes, ("infer", "train")),
         "layout": get_layout(layout).name,

@@ -185,6 +185,7 @@ def _explain(name: str, table: "Table", folder: Path, row: str, column: str) -> 
 
 
 def _command_for(name: str, table: "Table", folder: Path, row: str, column: str) -> str:
+    from attnbench import metrics
     from attnbench.tables import provenance
     from attnbench.tables.paper_table import commands
     from attnbench.tables.papers import get_paper_table
@@ -197,6 +198,6 @@ def _command_for(name: str, table: "Table", folder: Path, row: str, column: str)
     found = commands(get_paper_table(name), [place], metric, out)
     if not found:
         return "not a model of attnbench, so nothing can be"
-    if metric in ("params", "macs"):
+    if not metrics.get(metric).on_machine:
         return f"attnbench table {name} --fill" + (f" --records {folder}" if out else "")
     return found[0]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from attnbench import baselines, certificates
+from attnbench import baselines, certificates, metrics
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.published import Figure, of_mechanisms
 from attnbench.record import Measurement
@@ -43,15 +43,16 @@ def ablation(
     """
     if rung != AUTHORS:
         records = on_rung(records, rung)
-    static = [m for m in records if m.cell.metric != "accuracy"] or list(records)
+    elsewhere = {name for name in metrics.names() if metrics.get(name).own_layout}
+    static = [m for m in records if m.cell.metric not in elsewhere] or list(records)
     layouts = {m.cell.layout for m in static}
     if layout is not None and layout not in layouts:
         raise UnknownNameError("layout among the records", layout, layouts)
     layout = layout or next((m.cell.layout for m in reversed(static)), None)
-    chosen = [m for m in records if m.cell.metric == "accuracy" or m.cell.layout == layout]
-    sizes = [m.cell.resolution for m in chosen if m.cell.metric != "accuracy"]
+    chosen = [m for m in records if m.cell.metric in elsewhere or m.cell.layout == layout]
+    sizes = [m.cell.resolution for m in chosen if m.cell.metric not in elsewhere]
     size = resolution or (sizes[-1] if sizes else None)
-    chosen = [m for m in chosen if m.cell.metric == "accuracy" or m.cell.resolution == size]
+    chosen = [m for m in chosen if m.cell.metric in elsewhere or m.cell.resolution == size]
     if device is not None:
         chosen = [m for m in chosen if m.cell.device in ("meta", device)]
     if not chosen:

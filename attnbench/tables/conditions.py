@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from attnbench import metrics
 from attnbench.record import Measurement
 
 
@@ -15,13 +16,12 @@ def conditions(m: Measurement, impl: str = "") -> str:
     cell = m.cell
     if cell.device == "meta":
         return ""
-    if cell.metric == "accuracy":
-        recipe = f", recipe {recipe}" if (recipe := getattr(cell, "recipe", "")) else ""
-        what = f"accuracy by training {cell.layout} on digits, preset {cell.preset}{recipe}, seed {cell.seed}"
-    elif cell.metric == "throughput":
-        what = f"throughput at {_batch(m)}, preset {cell.preset}"
+    of = metrics.find(cell.metric, m.name)
+    if of is not None and of[0].condition is not None:
+        what = of[0].condition(m)
     else:
-        what = f"{cell.metric} at {_batch(m)}"
+        preset = f", preset {cell.preset}" if cell.preset else ""
+        what = f"{cell.metric} at {_batch(m)}{preset}"
     state = ", ".join(_state(m.environment, cell.device))
     where = f"on {cell.machine} ({cell.device}), torch {cell.torch}, impl {impl or cell.impl}"
     return f"{what}, {where}{', ' if state else ''}{state}"

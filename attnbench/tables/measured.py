@@ -3,9 +3,11 @@
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 
+from attnbench import metrics
 from attnbench.baselines import is_baseline
 from attnbench.record import Cell, Measurement
 from attnbench.tables.conditions import conditions
@@ -15,47 +17,35 @@ from attnbench.tables.speed import WITHHELD, add_speed, withhold_unequal
 Row = Callable[[Cell], str | None]
 """The row of a table that a cell belongs to, or ``None``."""
 
-_MORE_MACS = ("issued", "useful", "dense", "backward", "backward_counted")
-_ALL_MACS = ("macs", "macs_counted", *(f"macs_{kind}" for kind in _MORE_MACS))
-_ORDER = ("parameters", *_ALL_MACS, "peak_memory", "throughput", "top1")
-_FAILED_AS = {"params": "parameters", "memory": "peak_memory", "accuracy": "top1"}
-_RAN = ("peak_memory", "throughput", "top1")
-"""What depends on the implementation that ran."""
-
 
 def column_of(m: Measurement) -> Column | None:
-    """The column that a measurement belongs to; ``None`` for one of a name that tables do not show."""
-    name, regime = _FAILED_AS.get(m.name, m.name), m.cell.regime
-    return _column(name, m.cell.mode, m.cell.precision, m.cell.layout, regime)
+    """The column that a measurement belongs to; ``None`` for one of a metric that is not loaded now."""
+    cell = m.cell
+    return _column(cell.metric, m.name, cell.mode, cell.precision, cell.regime, cell.layout)
 
 
 @functools.cache
-def _column(name: str, mode: str, precision: str, layout: str, regime: str) -> Column | None:
-    setting = f"{mode} {precision.upper()}{f', {regime}' if regime else ''}"
-    suffix = "_".join(filter(None, (mode, precision, regime)))
-    if name.startswith("macs_") and name in _ALL_MACS and name != "macs_counted":
-        kind = name.removeprefix("macs_").replace("_", " ")
-        return Column(name, f"MACs {kind} (G)", 1e9, 4, csv_only=True)
-    return {
-        "parameters": Column("parameters", "Params (M)", 1e6, 2),
-        "macs": Column("macs", "MACs (G)", 1e9, 4),
-        "macs_counted": Column("macs_counted", "MACs counted (G)", 1e9, 4),
-        "peak_memory": Column(f"peak_memory_{suffix}_bytes", f"Memory {setting} (MiB)", 2**20, 0),
-        "throughput": Column(f"images_per_s_{suffix}", f"Images/s {setting}", 1, 1),
-        "top1": Column(f"top1_{layout}_percent", f"Top-1 {layout} (%)", 1, 1),
-    }.get(name)
+def _column(metric: str, name: str, mode: str, precision: str, regime: str, layout: str) -> Column | None:
+    found = metrics.find(metric, name)
+    if found is None:
+        return None
+    of, value = found
+    layout = layout if of.own_layout else ""
+    return Column.of_value(metric, value, mode=mode, precision=precision, regime=regime, layout=layout)
 
 
 def setting_columns(mode: str, precision: str) -> list[Column]:
     """The columns of memory and throughput in one setting, whether anything was measured or not."""
-    found = [_column(name, mode, precision, "", "") for name in ("peak_memory", "throughput")]
-    return [column for column in found if column is not None]
+    found = (metrics.get(name) for name in ("memory", "throughput"))
+    return [Column.of_value(of.name, of.values[0], mode=mode, precision=precision) for of in found]
 
 
-def _rank(m: Measurement) -> tuple[int, str, str, str]:
+def _rank(column: Column) -> tuple[Any, ...]:
     """Where a column stands among the others."""
-    name, precision = _FAILED_AS.get(m.name, m.name), {"fp32": "0"}.get(m.cell.precision, "1")
-    return _ORDER.index(name), m.cell.regime, m.cell.mode, precision
+    of = metrics.get(column.metric)
+    precision = {"fp32": "0"}.get(column.precision, "1")
+    value = [value.name for value in of.values].index(column.value.name) if column.value else 0
+    return (of.order, of.name, value, column.regime, column.mode, precision, column.name)
 
 
 def add_measured(
@@ -74,7 +64,7 @@ def add_measured(
         row, column = row_of(m.cell), column_of(m)
         if row is not None and column is not None:
             by_column.setdefault(column, []).append((row, m))
-    table.columns = sorted(by_column, key=lambda column: _rank(by_column[column][0][1]))
+    table.columns = sorted(by_column, key=_rank)
     seen: Counter[str] = Counter()
     left_out = sum(_fill(table, column, by_column[column], seen) for column in table.columns)
     rows = sorted({row for row, _ in table.measured} | {row for row, _ in table.marks}, key=order)
@@ -117,11 +107,12 @@ def _build_frame(table: Table, rows: Sequence[str]) -> None:
         cells = [m.value if m and m.status == "ok" else None for m in found[column.name]]
         whole = all(isinstance(value, int) for value in cells if value is not None)
         frame[column.name] = pd.array(cells, dtype="Int64" if whole else "Float64")
-        if column.name == "macs_counted":
-            frame["macs_lower_bound"] = _unknown_operators(table, rows)
+        if column.value is not None and column.value.repeats:
+            frame[f"{column.value.repeats}_lower_bound"] = _unknown_operators(table, rows)
     ran: dict[str, set[str]] = {}
     for (row, _), m in table.measured.items():
-        if m.status == "ok" and m.implementation and m.name in _RAN:
+        of = metrics.find(m.cell.metric, m.name)
+        if m.status == "ok" and m.implementation and of is not None and of[0].on_machine:
             ran.setdefault(row, set()).add(m.implementation)
     if ran:
         table.columns.append(Column("implementation", "Implementation"))

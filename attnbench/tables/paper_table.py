@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from attnbench import metrics
 from attnbench.baselines import BASELINE
 from attnbench.configurations import Configuration
 from attnbench.record import Cell, Measurement
@@ -15,8 +16,8 @@ from attnbench.tables.papers import RESOLUTION, Line, PaperTable
 from attnbench.tables.render import Column, Table
 
 _STATIC = {
-    "params": ("parameters", Column("parameters", "Params (M)", 1e6, 2), "params (M)", 2),
-    "macs": ("macs", Column("macs", "MACs (G)", 1e9, 4), "FLOPs (G)", 3),
+    "params": ("params (M)", 2),
+    "macs": ("FLOPs (G)", 3),
 }
 _ACCURACY = {"top1": "IN-1K top-1 (%)", "miou": "ADE20K mIoU (%)"}
 _NOT_OURS = "Not a model of attnbench: published figures only."
@@ -44,7 +45,7 @@ def beside(spec: PaperTable, records: Sequence[Measurement], device: str | None 
     accuracy = {_identity(line.model): line.name for line in lines if line.model and _is_swap(line.model)}
 
     def row_of(cell: Cell) -> str | None:
-        if cell.metric == "accuracy":
+        if _has_own_layout(cell):
             return accuracy.get(("swin_t", cell.mechanism, _options(cell.options)))
         if cell.resolution != RESOLUTION or (device and cell.device not in ("meta", device)):
             return None
@@ -78,6 +79,10 @@ def commands(spec: PaperTable, names: Sequence[str], metrics: str, out: str = ""
     ]
 
 
+def _has_own_layout(cell: Cell) -> bool:
+    return cell.metric in metrics.names() and metrics.get(cell.metric).own_layout
+
+
 def _identity(model: Configuration) -> tuple[str, str, str]:
     return (model.layout, model.mechanism, _options(model.options))
 
@@ -95,10 +100,12 @@ def _add_static(table: Table, lines: Sequence[Line]) -> None:
     """Parameters and MACs: counted, printed, gap; first of all columns."""
     rest = table.columns
     shown: list[Column] = []
-    for metric, (name, column, printed, digits) in _STATIC.items():
+    for metric, (printed, digits) in _STATIC.items():
+        column = Column.of_value(metric, metrics.get(metric).values[0])
+        name = column.name
         if name not in table.raw:
             table.raw[name] = pd.array([None] * len(table.raw), dtype="Int64")
-        shown += [column, *(c for c in rest if c.name.startswith(f"{name}_"))]
+        shown += [column, *(c for c in rest if c.metric == metric and c.name != name)]
         published = _published(table, lines, f"published_{metric}", f"Published {printed}")
         shown += published
         if published:
@@ -124,7 +131,8 @@ def _add_gap(
     table: Table, lines: Sequence[Line], metric: str, name: str, scale: float, digits: int
 ) -> Column:
     """Measured less printed; marked where the measured figure does not round to the printed one."""
-    column = Column(f"gap_{metric}", f"Gap {_STATIC[metric][2]}", 1, digits, signed=True)
+    of = (name, f"published_{metric}")
+    column = Column(f"gap_{metric}", f"Gap {_STATIC[metric][0]}", 1, digits, signed=True, of=of)
     gaps: list[float | None] = []
     for line in lines:
         figure, value = line.figures.get(f"published_{metric}"), table.value(line.name, name)
@@ -145,41 +153,41 @@ def _add_accuracy(table: Table, lines: Sequence[Line]) -> None:
     trained = {line.name: f.trained_by for line in lines if (f := line.figures.get("published_top1"))}
     if trained:
         table.raw["trained_by"] = [trained.get(row) for row in table.raw.index]
-        table.columns.append(Column("trained_by", "Trained by"))
+        table.columns.append(Column("trained_by", "Trained by", of=("published_top1",)))
 
 
 def _add_settings(table: Table, spec: PaperTable, lines: Sequence[Line]) -> None:
     """Memory and throughput of the settings the paper has, also where nothing is measured yet."""
     known = {column.name for column in table.columns}
     for mode, precision in spec.settings:
-        for column in setting_columns(mode, precision):
+        memory, speed = setting_columns(mode, precision)
+        for column in (memory, speed):
             if column.name not in known:
                 table.raw[column.name] = pd.array([None] * len(table.raw), dtype="Float64")
                 table.columns.append(column)
-        setting = f"{mode} {precision.upper()}"
-        name = f"published_throughput_{mode}_{precision}"
-        published = _published(table, lines, name, f"Published images/s {setting}")
+        name = f"published_throughput_{speed.suffix}"
+        published = _published(table, lines, name, f"Published images/s {speed.setting}")
         table.columns += published
         if published and spec.relative_to:
-            _add_relative(table, spec.relative_to, mode, precision)
+            _add_relative(table, spec.relative_to, speed, name)
 
 
-def _add_relative(table: Table, to: str, mode: str, precision: str) -> None:
+def _add_relative(table: Table, to: str, speed: Column, printed_in: str) -> None:
     """Throughput over that of one row, measured and printed, and the gap of the two."""
-    measured = table.raw[f"images_per_s_{mode}_{precision}"].astype("Float64")
-    printed = table.raw[f"published_throughput_{mode}_{precision}"].astype("Float64")
+    measured, printed = (table.raw[name].astype("Float64") for name in (speed.name, printed_in))
     ours, theirs = (
         numbers / numbers[to] if pd.notna(numbers[to]) else numbers * pd.NA for numbers in (measured, printed)
     )
-    setting, suffix = f"{mode} {precision.upper()}", f"{mode}_{precision}"
-    for name, heading, values, signed in (
-        (f"relative_{suffix}", f"Relative {setting}", ours, False),
-        (f"published_relative_{suffix}", f"Published relative {setting}", theirs, False),
-        (f"gap_relative_{suffix}", f"Gap relative {setting}", ours - theirs, True),
+    for kind, values, of in (
+        ("Relative", ours, (speed.name,)),
+        ("Published relative", theirs, (printed_in,)),
+        ("Gap relative", ours - theirs, (speed.name, printed_in)),
     ):
+        name = f"{kind.lower().replace(' ', '_')}_{speed.suffix}"
         table.raw[name] = values.astype("Float64")
         if values.notna().any():
-            table.columns.append(Column(name, heading, 1, 3, signed=signed))
+            signed = len(of) == 2
+            table.columns.append(Column(name, f"{kind} {speed.setting}", 1, 3, signed=signed, of=of))
     note = _RELATIVE.format(title=table.titles[to])
     if note not in table.notes:
         table.notes.append(note)
@@ -193,9 +201,7 @@ def _say_what_is_missing(table: Table, spec: PaperTable, lines: Sequence[Line]) 
     ours = [line.name for line in lines if line.model]
     if missing_static(table, ours):
         table.notes.append(f"Dashes in params and MACs: 'attnbench table {spec.name} --fill' counts them.")
-    rest = [
-        column.name for column in table.columns if column.name.startswith(("peak_memory", "images_per_s"))
-    ]
+    rest = [column.name for column in table.columns if column.metric in ("memory", "throughput")]
     rows = [row for row in ours if any((row, name) not in table.measured for name in rest)]
     if rows:
         listed = "; ".join(commands(spec, rows, "memory,throughput"))

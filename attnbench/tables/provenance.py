@@ -11,8 +11,6 @@ from attnbench.tables.conditions import conditions
 from attnbench.tables.render import Column, Table, title_of
 from attnbench.tables.speed import WITHHELD
 
-_NEEDED = {"gap_params": ("parameters", "published_params"), "gap_macs": ("macs", "published_macs")}
-
 
 def explain(table: Table, row: str, column: str) -> str:
     """What is known of a cell, as lines of text.
@@ -31,7 +29,7 @@ def explain(table: Table, row: str, column: str) -> str:
     number = table.marks.get((place, shown.name))
     if number:
         lines.append(f"note: {table.notes[number - 1]}")
-    parts = sources(shown.name)
+    parts = shown.of or (shown.name,)
     for part in parts:
         if len(parts) > 1:
             heading = next((c.heading for c in table.columns if c.name == part), part)
@@ -48,14 +46,14 @@ def explain(table: Table, row: str, column: str) -> str:
 def record_of(table: Table, row: str, column: str) -> Measurement | None:
     """The record behind a cell, if there is one."""
     place, shown = _row(table, row), _column(table, column)
-    found = (table.measured.get((place, part)) for part in sources(shown.name))
+    found = (table.measured.get((place, part)) for part in shown.of or (shown.name,))
     return next((m for m in found if m is not None), None)
 
 
 def is_missing(table: Table, row: str, column: str) -> bool:
     """Whether a cell shows a dash that measuring would fill."""
     place, shown = _row(table, row), _column(table, column)
-    parts = [part for part in sources(shown.name) if not part.startswith("published")]
+    parts = [part for part in shown.of or (shown.name,) if not part.startswith("published")]
     return any(
         part in table.raw and table.value(place, part) is None and (place, part) not in table.measured
         for part in parts
@@ -68,28 +66,10 @@ def row_name(table: Table, row: str) -> str:
 
 
 def metric_of(table: Table, column: str) -> str:
-    """The metric that ``attnbench run`` takes for a measured column."""
-    name = sources(_column(table, column).name)[0]
-    for start, metric in (("parameters", "params"), ("macs", "macs"), ("peak_memory", "memory")):
-        if name.startswith(start):
-            return metric
-    return "accuracy" if name.startswith("top1") else "throughput"
-
-
-def sources(name: str) -> tuple[str, ...]:
-    """The columns that a column is computed from; itself, if it is not."""
-    if name in _NEEDED:
-        return _NEEDED[name]
-    for prefix, parts in (
-        ("gap_relative_", ("images_per_s_", "published_throughput_")),
-        ("published_relative_", ("published_throughput_",)),
-        ("relative_", ("images_per_s_",)),
-        ("speed_", ("images_per_s_",)),
-        ("letters_", ("images_per_s_",)),
-    ):
-        if name.startswith(prefix):
-            return tuple(part + name.removeprefix(prefix) for part in parts)
-    return ("published_top1",) if name == "trained_by" else (name,)
+    """The metric that ``attnbench run`` takes for a measured column, or one computed from it; else empty."""
+    shown = _column(table, column)
+    parts = [shown, *(known for known in table.columns if known.name in shown.of)]
+    return next((part.metric for part in parts if part.metric), "")
 
 
 def _row(table: Table, row: str) -> str:

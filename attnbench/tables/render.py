@@ -9,6 +9,7 @@ import pandas as pd
 
 from attnbench import baselines, registry
 from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.metrics import Value
 from attnbench.published import Figure
 from attnbench.record import Measurement
 
@@ -23,6 +24,9 @@ class Column:
     ``digits`` after the point, of the value over ``scale``; −1 for as many as the source prints. A column
     that is ``csv_only`` is shown elsewhere only if one of its values is refused, with the reason. One that is
     ``signed`` shows a plus.
+
+    Where it shows what was measured, ``metric`` and ``value`` say what (see :mod:`attnbench.metrics`), and
+    ``mode``, ``precision`` and ``regime`` in which setting. ``of`` names the columns it is computed from.
     """
 
     name: str
@@ -31,6 +35,48 @@ class Column:
     digits: int = 0
     csv_only: bool = False
     signed: bool = False
+    metric: str = ""
+    value: Value | None = None
+    mode: str = ""
+    precision: str = ""
+    regime: str = ""
+    of: tuple[str, ...] = ()
+
+    @property
+    def setting(self) -> str:
+        """Mode, precision and regime as a heading says them: ``infer FP32, latency``."""
+        return _setting(self.mode, self.precision, self.regime)
+
+    @property
+    def suffix(self) -> str:
+        """Mode, precision and regime as the name of a column ends: ``infer_fp32_latency``."""
+        return "_".join(filter(None, (self.mode, self.precision, self.regime)))
+
+    @classmethod
+    def of_value(
+        cls,
+        metric: str,
+        value: Value,
+        *,
+        mode: str = "",
+        precision: str = "",
+        regime: str = "",
+        layout: str = "",
+    ) -> "Column":
+        """The column of what a metric records, in one setting."""
+        where = cls("", "", mode=mode, precision=precision, regime=regime)
+        return cls(
+            name=value.column.format(suffix=where.suffix, layout=layout),
+            heading=value.heading.format(setting=where.setting, layout=layout),
+            scale=value.scale,
+            digits=value.digits,
+            csv_only=value.csv_only,
+            metric=metric,
+            value=value,
+            mode=mode,
+            precision=precision,
+            regime=regime,
+        )
 
     def show(self, value: object) -> str:
         """The value as a table prints it."""
@@ -41,6 +87,10 @@ class Column:
             sign = "+" if self.signed else ""
             return f"{scaled:g}" if self.digits < 0 else f"{scaled:{sign},.{self.digits}f}"
         return str(value)
+
+
+def _setting(mode: str, precision: str, regime: str) -> str:
+    return f"{mode} {precision.upper()}{f', {regime}' if regime else ''}"
 
 
 @dataclass
@@ -111,7 +161,7 @@ def _shown(table: Table) -> pd.DataFrame:
         marks = [table.marks.get((row, column.name)) for row in table.raw.index]
         if column.csv_only and not any(marks):
             continue
-        if column.name == "macs_counted" and not any(marks) and "macs" in table.raw and _agree(table.raw):
+        if not any(marks) and _says_it_again(table, column):
             continue  # said twice would be noise; a CSV has both
         bounds = [(row, column.name) in table.at_least for row in table.raw.index]
         cells = [
@@ -124,9 +174,13 @@ def _shown(table: Table) -> pd.DataFrame:
     return shown
 
 
-def _agree(raw: pd.DataFrame) -> bool:
-    same = (raw["macs"] == raw["macs_counted"]) | (raw["macs"].isna() & raw["macs_counted"].isna())
-    return bool(same.fillna(False).all())
+def _says_it_again(table: Table, column: Column) -> bool:
+    """Whether a column equals the one that it repeats in another way of counting."""
+    other = column.value.repeats if column.value else ""
+    if other not in table.raw:
+        return False
+    one, two = table.raw[other], table.raw[column.name]
+    return bool(((one == two) | (one.isna() & two.isna())).fillna(False).all())
 
 
 def title_of(row: str) -> str:

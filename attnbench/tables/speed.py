@@ -10,6 +10,7 @@ from math import nan
 
 import pandas as pd
 
+from attnbench import metrics
 from attnbench.baselines import is_baseline
 from attnbench.certificates import speed_refusal
 from attnbench.record import Measurement
@@ -31,7 +32,10 @@ _SEVERAL = (
 
 def withhold_unequal(m: Measurement) -> Measurement:
     """A throughput as it is, or without its value where its implementation is not known to equal eager."""
-    if m.name != "throughput" or m.status != "ok" or not m.implementation or is_baseline(m.cell.mechanism):
+    of = metrics.find(m.cell.metric, m.name)
+    if of is None or not of[1].paired:
+        return m
+    if m.status != "ok" or not m.implementation or is_baseline(m.cell.mechanism):
         return m
     cell = m.cell
     why = speed_refusal(cell.mechanism, cell.source, m.implementation, cell.device, cell.precision)
@@ -43,7 +47,7 @@ def withhold_unequal(m: Measurement) -> Measurement:
 def add_speed(table: Table) -> None:
     """Put ratio, verdict and letters behind each column of throughput that has them."""
     for column in list(table.columns):
-        if column.name.startswith("images_per_s_"):
+        if column.value is not None and column.value.paired:
             found = {row: m for row in table.raw.index if (m := table.measured.get((row, column.name)))}
             fine = {row: m for row, m in found.items() if m.status == "ok" and WITHHELD not in m.details}
             _add_ratio(table, column, fine)
@@ -54,15 +58,16 @@ def _add_ratio(table: Table, column: Column, found: dict[str, Measurement]) -> N
     compared = {row: m.details for row, m in found.items() if m.details.get("ratio") is not None}
     if not compared:
         return
-    suffix = column.name.removeprefix("images_per_s_")
+    suffix, setting = column.suffix, column.setting
     baselines = Counter(str(details["baseline"]) for details in compared.values())
-    setting = column.heading.removeprefix("Images/s ")
     heading = f"Ratio {setting} to {' or '.join(sorted(baselines))}"
     shown = {row: _ratio(details) for row, details in compared.items()}
-    columns = [Column(f"speed_{suffix}", heading)]
+    columns = [Column(f"speed_{suffix}", heading, of=(column.name,))]
     table.raw[columns[0].name] = [shown.get(row) for row in table.raw.index]
     for name in ("ratio", "ratio_low", "ratio_high"):
-        columns.append(Column(f"{name}_{suffix}", f"{name} {setting}", 1, 3, csv_only=True))
+        columns.append(
+            Column(f"{name}_{suffix}", f"{name} {setting}", 1, 3, csv_only=True, of=(column.name,))
+        )
         values = [compared.get(row, {}).get(name) for row in table.raw.index]
         table.raw[columns[-1].name] = pd.array(values, dtype="Float64")
     _insert(table, column, columns)
@@ -91,7 +96,7 @@ def _add_letters(table: Table, column: Column, found: dict[str, Measurement]) ->
     samples = {row: _whole(m.samples) for row, m in members.items() if len(m.samples) == most > 1}
     if not 2 <= len(samples) <= MOST_ROWS:
         return
-    own = Column(column.name.replace("images_per_s_", "letters_"), f"Letters {column.heading[9:]}")
+    own = Column(f"letters_{column.suffix}", f"Letters {column.setting}", of=(column.name,))
     known = letters(samples)
     table.raw[own.name] = [known.get(row) for row in table.raw.index]
     _insert(table, column, [own])

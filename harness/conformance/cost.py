@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attnbench.errors import ImplementationError
 from attnbench.harness.conformance.subject import ODD, Failure, Size, Subject, check
-from attnbench.layouts import SWIN_T
+from attnbench.layouts.swin import SWIN_T
 from attnbench.registry import Site
 
 PHASES = ("projection", "routing", "sampling", "attention", "local", "position")

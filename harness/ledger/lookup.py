@@ -3,11 +3,12 @@
 import timm
 from torch import nn
 
+from attnbench import layouts
 from attnbench.configurations import CONFIGURATIONS
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.harness.models.backbone import create_model
 from attnbench.harness.models.baselines import REFERENCES
-from attnbench.layouts import LAYOUTS, get_layout
+from attnbench.layouts import get_layout
 
 
 def named(name: str) -> nn.Module:
@@ -30,11 +31,11 @@ def named(name: str) -> nn.Module:
         if not timm.is_model(mechanism):
             raise UnknownNameError("timm model", mechanism, timm.list_models())
         return timm.create_model(mechanism)
-    if slash and layout in LAYOUTS:
+    if slash and layout in layouts.names():
         return create_model(layout, mechanism, impl="eager")
     if slash:
-        raise UnknownNameError("layout", layout, LAYOUTS)
+        raise UnknownNameError("layout", layout, layouts.names())
     known = [*CONFIGURATIONS, *REFERENCES]
-    if name in LAYOUTS:
+    if name in layouts.names():
         raise AttnbenchError(f"{name!r} is a layout; give a model, {name}/MECHANISM")
     raise UnknownNameError("model", name, known)

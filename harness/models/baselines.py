@@ -17,7 +17,8 @@ from torch import nn
 
 from attnbench.errors import AttnbenchError
 from attnbench.harness.models.backbone import Backbone
-from attnbench.layouts import SWIN_T, Layout
+from attnbench.layouts import Layout
+from attnbench.layouts.swin import SWIN_T
 from attnbench.registry import get
 
 _TIMMS_OWN = ("embed_dim", "depths", "head_dim", "mlp_ratio", "drop_path_rate", "patch_size")

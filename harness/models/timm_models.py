@@ -14,9 +14,10 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from attnbench import layouts
 from attnbench.errors import AttnbenchError
 from attnbench.harness.models.backbone import Backbone, create_model
-from attnbench.layouts import LAYOUTS, Layout
+from attnbench.layouts import Layout
 from attnbench.registry import names
 
 default_cfgs: dict[str, Any] = {}
@@ -36,13 +37,15 @@ def register() -> list[str]:
     Raises:
         AttnbenchError: timm has another model of such a name.
     """
-    models = {f"{layout}_{mechanism}": (layout, mechanism) for layout in LAYOUTS for mechanism in names()}
+    models = {
+        f"{layout}_{mechanism}": (layout, mechanism) for layout in layouts.names() for mechanism in names()
+    }
     for name, (layout, mechanism) in models.items():
         if name in default_cfgs:
             continue
         if timm.is_model(name):
             raise AttnbenchError(f"timm has a model {name!r} of its own; rename the mechanism {mechanism!r}")
-        default_cfgs.update(generate_default_cfgs({name: describe(LAYOUTS[layout])}))
+        default_cfgs.update(generate_default_cfgs({name: describe(layouts.get_layout(layout))}))
         entrypoint = _entrypoint(name, layout, mechanism)
         setattr(sys.modules[__name__], name, entrypoint)  # where timm's registry says that it is
         register_model(entrypoint)
@@ -87,10 +90,12 @@ def _entrypoint(name: str, layout: str, mechanism: str) -> Callable[..., nn.Modu
                 f"{name} has no weights to download; give pretrained=False and, if you have a file, "
                 "checkpoint=FILE"
             )
-        stages = len(LAYOUTS[layout].depths)
+        stages = len(layouts.get_layout(layout).depths)
         features = {"out_indices": tuple(range(stages)), "feature_cls": "getter"}
         return build_model_with_cfg(build, name, False, feature_cfg=features, **options)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
-    entrypoint.__doc__ = f"{LAYOUTS[layout].title} with {mechanism}; see :func:`attnbench.create_model`."
+    entrypoint.__doc__ = (
+        f"{layouts.get_layout(layout).title} with {mechanism}; see :func:`attnbench.create_model`."
+    )
     return entrypoint

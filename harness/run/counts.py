@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 
+from attnbench import metrics
 from attnbench.configurations import Configuration
 from attnbench.harness.run import runner
 from attnbench.harness.run.plan import PRESETS, Request
 from attnbench.layouts import get_layout
-
-_METRICS = ("params", "macs")
 
 
 def fill(models: Sequence[Configuration], out: Path, progress: runner.Progress) -> runner.Summary:
@@ -38,7 +37,7 @@ def _requests(models: Sequence[Configuration], out: Path) -> list[Request]:
     return [
         Request(
             mechanisms=tuple(model.mechanism for model in alike),
-            metrics=_METRICS,
+            metrics=tuple(name for name in metrics.names() if not metrics.get(name).on_machine),
             layout=layout,
             device=torch.device("cpu"),
             precisions=(),

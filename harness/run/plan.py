@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from attnbench import baselines
+from attnbench import baselines, metrics
 from attnbench.errors import AttnbenchError
 from attnbench.harness import environment
 from attnbench.harness.models.backbone import create_model
@@ -16,10 +16,9 @@ from attnbench.harness.timing.blocks import Effort
 from attnbench.harness.training.train import Recipe
 from attnbench.harness.workers.isolation import InProcess, WorkerError, Workers
 from attnbench.layouts import get_layout
-from attnbench.record import Cell, digest
+from attnbench.metrics import Metric
+from attnbench.record import Cell
 from attnbench.registry import get
-
-ACCURACY_LAYOUT = "swin_pico"
 
 
 @dataclass(frozen=True)
@@ -76,47 +75,45 @@ class Request:
 def plan(request: Request) -> Iterator[Cell]:
     """The cells of a request, in the order in which they are measured."""
     machine = environment.machine(request.device)
-    for metric in request.metrics:
+    for name in request.metrics:
+        metric = metrics.get(name)
+        where: dict[str, Any] = {"device": "meta"}  # the same everywhere: no machine or version in the key
+        if metric.on_machine:
+            where = {"device": str(request.device), "machine": machine, "torch": torch.__version__}
+            where["seed"] = request.seed
         for mechanism in _measured(request, metric):
-            base: dict[str, Any] = {
-                "mechanism": mechanism,
-                "layout": request.layout,
-                "metric": metric,
-                "resolution": request.resolution,
-                **_identity(mechanism, request),
-            }
-            if metric in ("params", "macs"):
-                # the same on every machine: neither device nor versions are part of the key
-                yield Cell(**_in_layout(base), device="meta")
-                continue
-            base |= {
-                "seed": request.seed,
-                "device": str(request.device),
-                "machine": machine,
-                "torch": torch.__version__,
-            }
-            if metric == "accuracy":
-                base |= {"layout": ACCURACY_LAYOUT, "resolution": get_layout(ACCURACY_LAYOUT).img_size}
-                base |= {"preset": request.preset.name, "batch_size": request.preset.recipe.batch_size}
-                base |= {"recipe": digest(request.preset.recipe.describe())}
-                yield Cell(**_in_layout(base), mode="train")
-                continue
-            for mode in request.modes:
-                for precision in request.precisions:
-                    conditions = base | {"mode": mode, "precision": _precision(precision, request.flags)}
-                    if metric == "throughput":
-                        conditions["preset"] = request.preset.name
-                        for regime in request.regimes:
-                            yield Cell(**_in_layout(conditions), **_regime(regime, request))
-                    else:
-                        yield Cell(**_in_layout(conditions), batch_size=request.batch_size)
+            base = where | {"mechanism": mechanism, "metric": name} | _identity(mechanism, request)
+            base |= {"layout": request.layout, "resolution": request.resolution}
+            for fields in (metric.cells or _by_setting(metric))(request):
+                yield Cell(**_in_layout(base | dict(fields)))
 
 
-def _measured(request: Request, metric: str) -> tuple[str, ...]:
-    """The mechanisms of a request; throughput is measured with the baseline among them, named or not."""
-    if metric != "throughput" or not request.baseline:
+def _measured(request: Request, metric: Metric) -> tuple[str, ...]:
+    """The mechanisms of a request; with a grouped metric the baseline is among them, named or not."""
+    if not metric.grouped or not request.baseline:
         return request.mechanisms
     return tuple(dict.fromkeys((*request.mechanisms, request.baseline)))
+
+
+def _by_setting(metric: Metric) -> Callable[[Request], Iterator[dict[str, Any]]]:
+    """What the cells of a metric vary in: as its description says."""
+
+    def cells(request: Request) -> Iterator[dict[str, Any]]:
+        fields: dict[str, Any] = {"preset": request.preset.name} if metric.with_preset else {}
+        if metric.with_batch:
+            fields["batch_size"] = request.batch_size
+        if not metric.per_setting:
+            yield fields
+            return
+        for mode in request.modes:
+            for precision in request.precisions:
+                setting = fields | {"mode": mode, "precision": _precision(precision, request.flags)}
+                for regime in request.regimes if metric.per_regime else ():
+                    yield setting | _regime(regime, request)
+                if not metric.per_regime:
+                    yield setting
+
+    return cells
 
 
 def _precision(precision: str, flags: Flags) -> str:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from attnbench import baselines, certificates, statistics, store
+from attnbench import baselines, certificates, metrics, statistics, store
 from attnbench.harness import environment
 from attnbench.harness.run.candidates import Candidates
-from attnbench.harness.run.cells import TITLES, place
+from attnbench.harness.run.cells import place
 from attnbench.harness.run.plan import Request, plan
 from attnbench.harness.timing.group import Group, groups, measure
 from attnbench.harness.workers.deaths import cause_of_error
@@ -63,7 +63,7 @@ def run(request: Request, progress: Progress) -> Summary:
     recorder = _Recorder(request, records, summary)
     for metric in request.metrics:
         chosen = [cell for cell in todo if cell.metric == metric]
-        if metric == "throughput":
+        if metrics.get(metric).grouped:
             _together([cell for cell in cells if cell.metric == metric], chosen, recorder, progress)
         elif chosen:
             _one_by_one(metric, chosen, request, recorder, progress)
@@ -113,7 +113,7 @@ def _certificate(cell: Cell) -> str:
 def _one_by_one(
     metric: str, cells: list[Cell], request: Request, recorder: _Recorder, progress: Progress
 ) -> None:
-    progress.phase(TITLES[metric], len(cells))
+    progress.phase(metrics.get(metric).title, len(cells))
     with place(request) as bench:
         for cell in cells:
             try:

@@ -13,7 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from attnbench import Site, names
 from attnbench.harness import benchmarks
-from attnbench.layouts import SWIN_T
+from attnbench.layouts.swin import SWIN_T
 from attnbench.pytest_plugin import device_timer
 
 # The second block of each stage: alternating mechanisms shift, turn or deform there.

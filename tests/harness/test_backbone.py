@@ -4,12 +4,12 @@ import pytest
 import timm
 import torch
 
-from attnbench import AttnbenchError, UnknownNameError, create_model, names
+from attnbench import AttnbenchError, UnknownNameError, create_model, layouts, names
 from attnbench.configurations import CONFIGURATIONS
 from attnbench.harness.counting import macs
 from attnbench.harness.models.backbone import Backbone
 from attnbench.harness.models.checkpoints import from_timm_swin
-from attnbench.layouts import LAYOUTS, SWIN_T
+from attnbench.layouts.swin import SWIN_T
 
 
 def on_meta(mechanism: str, layout: str = "swin_t", **options: object) -> Backbone:
@@ -101,9 +101,11 @@ def test_official_models_to_the_last_parameter_and_mac(name: str) -> None:
     assert counted == sum(model.macs(224, 224).values())
 
 
-def quick(*layouts: str) -> list[object]:
+def quick(*chosen: str) -> list[object]:
     """All layouts, those not named marked as slow."""
-    return [name if name in layouts else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
+    return [
+        name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in layouts.names()
+    ]
 
 
 @pytest.mark.parametrize("layout", quick("swin_t", "swin_pico", "biformer_tiny"))

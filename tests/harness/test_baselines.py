@@ -9,7 +9,7 @@ from attnbench.harness.counting import costs, parameters
 from attnbench.harness.models.backbone import executed_impl
 from attnbench.harness.models.baselines import REFERENCES, TimmSwin
 from attnbench.harness.models.build import build
-from attnbench.layouts import SWIN_T
+from attnbench.layouts.swin import SWIN_T
 from attnbench.record import Cell
 
 

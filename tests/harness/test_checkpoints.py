@@ -16,14 +16,14 @@ import timm
 import torch
 from torch import Tensor
 
-from attnbench import AttnbenchError, UnknownNameError, create_model, get
+from attnbench import AttnbenchError, UnknownNameError, create_model, get, layouts
 from attnbench.__main__ import main
 from attnbench.configurations import CONFIGURATIONS
 from attnbench.harness.models.backbone import Backbone
 from attnbench.harness.models.checkpoints import CheckpointError, fit, load_checkpoint
 from attnbench.harness.models.key_maps import recognise
 from attnbench.harness.models.weights import read_state_dict
-from attnbench.layouts import LAYOUTS, Layout
+from attnbench.layouts import Layout
 
 
 def _official() -> ModuleType:
@@ -64,9 +64,9 @@ def build(layout: Layout, form: str) -> Backbone:
 )
 def test_names_and_shapes_at_full_size(configuration: str, form: str) -> None:
     layout, _, _ = CONFIGURATIONS[configuration]
-    shapes = official.names_and_shapes(form, LAYOUTS[layout])
+    shapes = official.names_and_shapes(form, layouts.get_layout(layout))
     with torch.device("meta"):
-        model = build(LAYOUTS[layout], form)
+        model = build(layouts.get_layout(layout), form)
         state = {name: torch.empty(shape) for name, shape in shapes.items()}
     assert recognise(state) == FORMS[form]
     fitted = fit(model, state, FORMS[form])
@@ -77,7 +77,7 @@ def test_names_and_shapes_at_full_size(configuration: str, form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_models_with_official_weights_are_the_official_models(form: str, tmp_path: Path) -> None:
-    layout = small(LAYOUTS["biformer_stl" if form.startswith("stl") else "biformer_tiny"])
+    layout = small(layouts.get_layout("biformer_stl" if form.startswith("stl") else "biformer_tiny"))
     state = official.state_dict(form, layout)
     torch.save({"model": state, "epoch": 3}, tmp_path / "official.pth")
     model = build(layout, form)
@@ -90,7 +90,7 @@ def test_models_with_official_weights_are_the_official_models(form: str, tmp_pat
 
 
 def test_the_other_form_is_refused_since_its_shapes_do_not_tell(tmp_path: Path) -> None:
-    layout = small(LAYOUTS["biformer_stl"])
+    layout = small(layouts.get_layout("biformer_stl"))
     torch.save(official.state_dict("stl_nchw", layout), tmp_path / "nchw.pth")
     with pytest.raises(AttnbenchError, match="need full_lepe_input='v', but the model has 'x'"):
         load_checkpoint(build(layout, "stl"), tmp_path / "nchw.pth")

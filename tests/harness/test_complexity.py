@@ -14,7 +14,7 @@ from attnbench import AttnbenchError, Site, get, names, register_mechanism
 from attnbench.commands.complexity import command
 from attnbench.harness.counting import complexity, equations
 from attnbench.harness.counting.scaling import Rule, rules
-from attnbench.layouts import SWIN_T
+from attnbench.layouts.swin import SWIN_T
 from attnbench.registry import _State
 from attnbench.tables import render
 from attnbench.tables.growth import growth

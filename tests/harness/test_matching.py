@@ -7,7 +7,7 @@ from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.harness.counting import macs
 from attnbench.harness.models.backbone import create_model
 from attnbench.harness.models.matching import cost, match
-from attnbench.layouts import SWIN_T
+from attnbench.layouts.swin import SWIN_T
 from attnbench.registry import get
 
 

@@ -16,7 +16,7 @@ from attnbench.commands import memory as memory_command
 from attnbench.harness import memory
 from attnbench.harness.memory import sweep
 from attnbench.harness.setting import Setting, make_batch, make_step
-from attnbench.layouts import SWIN_PICO
+from attnbench.layouts.swin import SWIN_PICO
 
 CPU = torch.device("cpu")
 

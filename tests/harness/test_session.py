@@ -14,7 +14,7 @@ from attnbench.harness.timing.clock import Sample
 from attnbench.harness.timing.honesty import DishonestError
 from attnbench.harness.timing.session import Session, Sessions
 from attnbench.harness.timing.warmup import Cap
-from attnbench.layouts import SWIN_PICO
+from attnbench.layouts.swin import SWIN_PICO
 
 CPU = torch.device("cpu")
 

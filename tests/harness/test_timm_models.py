@@ -12,9 +12,8 @@ from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import Tensor, nn
 
 import attnbench.timm
-from attnbench import AttnbenchError, UnknownNameError, names
+from attnbench import AttnbenchError, UnknownNameError, layouts, names
 from attnbench.harness.models.timm_models import default_cfgs, register
-from attnbench.layouts import LAYOUTS
 
 FEW = ["swin_pico_bra", "swin_pico_shifted_window", "swin_pico_deformable"]
 EVERY = [f"swin_pico_{name}" for name in names()]
@@ -34,7 +33,7 @@ def make(name: str, **options: object) -> nn.Module:
 
 def test_every_layout_with_every_mechanism_is_listed() -> None:
     listed = set(timm.list_models(module="timm_models"))
-    assert listed == {f"{layout}_{mechanism}" for layout in LAYOUTS for mechanism in names()}
+    assert listed == {f"{layout}_{mechanism}" for layout in layouts.names() for mechanism in names()}
     assert register() == sorted(listed) == attnbench.timm.register()  # again: nothing is registered twice
     assert "biformer_stl_bra" in timm.list_models("biformer_*")
 
@@ -99,7 +98,7 @@ def test_head_with_token_labels() -> None:
 @pytest.mark.parametrize("size", [(64, 64), (60, 92)])
 def test_features(name: str, size: tuple[int, int]) -> None:
     model = make(name, features_only=True).eval()
-    first = LAYOUTS[name.rpartition("_bra")[0] or "swin_pico"].patch_size
+    first = layouts.get_layout(name.rpartition("_bra")[0] or "swin_pico").patch_size
     assert model.feature_info.reduction() == [first, 2 * first, 4 * first, 8 * first]
     with torch.no_grad():
         maps = model(images(model, 1, size))

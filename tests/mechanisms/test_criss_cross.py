@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import AttnbenchError, Site, get
-from attnbench.layouts import SWIN_T
+from attnbench.layouts.swin import SWIN_T
 
 IMPLS = ("masked", "eager")
 

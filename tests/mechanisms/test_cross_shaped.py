@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbench import AttnbenchError, Site, get
-from attnbench.layouts import SWIN_T
+from attnbench.layouts.swin import SWIN_T
 
 
 def build(site: Site, **options: object) -> nn.Module:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench import AttnbenchError, Site, get
-from attnbench.layouts import SWIN_T
+from attnbench.layouts.swin import SWIN_T
 
 
 def build(site: Site, **options: object) -> nn.Module:

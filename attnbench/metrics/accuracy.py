@@ -1,0 +1,69 @@
+"""Top-1 accuracy after training a small layout on a data set: that a mechanism learns, not how well."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from attnbench.metrics import Bench, Value, register_metric
+
+if TYPE_CHECKING:
+    from attnbench.harness.run.plan import Request
+    from attnbench.record import Cell, Measurement
+
+LAYOUT = "swin_pico"
+
+
+def _cells(request: "Request") -> Iterator[dict[str, Any]]:
+    from attnbench.layouts import get_layout
+    from attnbench.record import digest
+
+    recipe = request.preset.recipe
+    yield {
+        "layout": LAYOUT,
+        "resolution": get_layout(LAYOUT).img_size,
+        "preset": request.preset.name,
+        "batch_size": recipe.batch_size,
+        "recipe": digest(recipe.describe()),
+        "mode": "train",
+    }
+
+
+def _condition(m: "Measurement") -> str:
+    cell = m.cell
+    recipe = f", recipe {cell.recipe}" if cell.recipe else ""
+    return f"accuracy by training {cell.layout} on digits, preset {cell.preset}{recipe}, seed {cell.seed}"
+
+
+@register_metric(
+    "accuracy",
+    title="top-1 accuracy",
+    values=[
+        Value(
+            "top1",
+            unit="%",
+            heading="Top-1 {layout} (%)",
+            column="top1_{layout}_percent",
+            digits=1,
+            better="higher",
+            interval=True,
+            words=("lower", "higher"),
+        )
+    ],
+    order=50,
+    needs="alone",
+    own_layout=True,
+    cells=_cells,
+    condition=_condition,
+)
+def measure(cell: "Cell", bench: Bench) -> "list[Measurement]":
+    """Train a new model, and test it on the images held out."""
+    from attnbench.harness.models.backbone import executed_impl
+    from attnbench.harness.models.build import build
+    from attnbench.harness.training import accuracy
+    from attnbench.record import Measurement
+
+    model, request = build(cell), bench.request
+    percent, details = accuracy.measure(
+        model, cell.resolution, request.preset.recipe, request.device, cell.seed
+    )
+    ran = executed_impl(model)
+    return [Measurement.of(cell, "top1", percent, "%", implementation=ran, details=details)]
