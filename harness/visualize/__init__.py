@@ -1,0 +1,1 @@
+"""Pictures of what a token reads: in one block, and back through the blocks before it."""

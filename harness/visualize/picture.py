@@ -1,0 +1,156 @@
+"""A view drawn with matplotlib: what the token reads, where it was routed, and its fields through the blocks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnbench.figures import save_figure
+from attnbench.harness.visualize.reach import Field
+from attnbench.harness.visualize.view import View, shown
+
+COLUMNS = 4
+HEAT, COVER = "inferno", "Blues"
+
+
+def draw(view: View) -> Any:
+    """The figure of the view of one token.
+
+    The first row has the image with the token, what the token reads, the regions that it is routed to (where
+    the mechanism routes) and what it may depend on; the next two have its reach and its measured field at the
+    inputs of up to four of the blocks before.
+    """
+    from matplotlib.figure import Figure
+
+    chosen = _chosen(view.fields)
+    rows = 1 + 2 * bool(chosen)
+    figure = Figure(figsize=(3.1 * COLUMNS, 3.3 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, COLUMNS, squeeze=False)
+    figure.suptitle(view.title)
+    for one in axes.flat:
+        one.set_axis_off()
+    _first_row(view, axes[0])
+    for column, field in enumerate(chosen):
+        _field(view, field, axes[1][column], axes[2][column])
+    return figure
+
+
+def save(view: View, path: Path) -> None:
+    """Write the figure of a view; see :func:`draw`."""
+    save_figure(draw(view), path)
+
+
+def _chosen(fields: Any) -> list[Field]:
+    """Up to four fields: the last block, the first, and two between."""
+    fields = list(fields)
+    if len(fields) <= COLUMNS:
+        return fields
+    places = np.unique(np.geomspace(1, len(fields), COLUMNS).round().astype(int))
+    return [fields[place - 1] for place in places]
+
+
+def _first_row(view: View, axes: Any) -> None:
+    panels = iter(axes)
+    axis = next(panels)
+    axis.imshow(np.asarray(view.image), extent=_extent(view.size))
+    column, row = _place(view)
+    _mark(view, axis, f"image, token {column},{row} of {view.size[1]} × {view.size[0]}")
+    if view.routed:
+        axis = next(panels)
+        masks = view.routed[0]
+        ranks = np.zeros(view.size)
+        for rank, mask in enumerate(masks):
+            ranks[mask.numpy()] = 1 - 0.6 * rank / max(1, len(masks) - 1)
+        _overlay(view, axis, ranks, "Greens", largest=1.0)
+        _outline(axis, masks.numpy().any(0), "tab:green")
+        _mark(view, axis, f"routed to {len(masks)} region{'s' * (len(masks) > 1)}, best darkest")
+    axis = next(panels)
+    weights = view.reads.weights[0].numpy()
+    drawn = _overlay(view, axis, weights, HEAT, largest=float(weights.max()))
+    axis.figure.colorbar(drawn, ax=axis, shrink=0.75, format="%.2g")
+    _mark(view, axis, _wrapped(f"reads: {view.reads.definition}"))
+    if view.support is not None:
+        axis = next(panels)
+        support = view.support[0].numpy()
+        _overlay(view, axis, support.astype(float), COVER, largest=1.5)
+        note = f"; {view.outside:.0%} read outside of it" if view.outside > 1e-6 else ""
+        _mark(view, axis, _wrapped(f"may depend on {int(support.sum())} of {support.size} tokens{note}"))
+
+
+def _field(view: View, field: Field, above: Any, below: Any) -> None:
+    """Reach above, measured field below, at one depth."""
+    size = tuple(field.measured.shape)
+    after = f"{field.blocks} block{'s' * (field.blocks > 1)} back (input of {field.stage}.{field.block})"
+    if field.reach is None:
+        above.text(0.5, 0.5, "a mechanism on the way\ndeclares no support", ha="center", va="center")
+    else:
+        _overlay(view, above, field.reach.numpy().astype(float), COVER, largest=1.5, size=size)
+        reached = int(field.reach.sum())
+        _mark(view, above, _wrapped(f"reach {after}: {reached} of {field.reach.numel()} tokens"))
+    _overlay(view, below, field.measured.numpy(), HEAT, largest=1.0, size=size)
+    _mark(view, below, _wrapped(f"measured field {after}: 95 % of it in {field.core} tokens"))
+
+
+def _overlay(view: View, axis: Any, values: np.ndarray, colours: str, largest: float, size: Any = None) -> Any:
+    """Values of a map over the grey image; nothing where they are zero."""
+    rows, columns = size or view.size
+    extent = _extent(view.size)
+    axis.imshow(shown(view.image), cmap="gray", vmin=0, vmax=1, extent=extent)
+    cover = np.where(values > 0, 0.8, 0.0)
+    return axis.imshow(
+        values.reshape(rows, columns),
+        cmap=colours,
+        vmin=0,
+        vmax=largest or 1.0,
+        alpha=cover.reshape(rows, columns),
+        extent=extent,
+        interpolation="nearest",
+    )
+
+
+def _outline(axis: Any, mask: np.ndarray, colour: str) -> None:
+    """Lines where a mask begins and ends."""
+    for r, c in np.argwhere(mask):
+        for dr, dc, line in (
+            (-1, 0, ((c, c + 1), (r, r))),
+            (1, 0, ((c, c + 1), (r + 1, r + 1))),
+            (0, -1, ((c, c), (r, r + 1))),
+            (0, 1, ((c + 1, c + 1), (r, r + 1))),
+        ):
+            inside = 0 <= r + dr < mask.shape[0] and 0 <= c + dc < mask.shape[1]
+            if not (inside and mask[r + dr, c + dc]):
+                axis.plot(*line, color=colour, linewidth=1.2)
+
+
+def _mark(view: View, axis: Any, title: str) -> None:
+    """The query's token as a box, and a title."""
+    column, row = _place(view)
+    axis.plot(
+        [column, column + 1, column + 1, column, column],
+        [row, row, row + 1, row + 1, row],
+        color="cyan",
+        linewidth=1.6,
+    )
+    axis.set_title(title, fontsize=8)
+    axis.set_axis_on()
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_xlim(0, view.size[1])
+    axis.set_ylim(view.size[0], 0)
+
+
+def _place(view: View) -> tuple[int, int]:
+    """Column and row of the first query."""
+    row, column = divmod(int(view.queries[0]), view.size[1])
+    return column, row
+
+
+def _extent(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Axes count in tokens of the view's map, from its upper left corner."""
+    return 0, size[1], size[0], 0
+
+
+def _wrapped(text: str, width: int = 46) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, width))
