@@ -23,16 +23,18 @@ Identity = tuple[str, str]
 
 @dataclass(frozen=True)
 class Found:
-    """One record and where it stands."""
+    """One record, where it stands (folder, file in it, line), and its line as it is."""
 
+    root: Path
     path: Path
     line: int
     record: Measurement
+    text: str
 
     @property
     def place(self) -> str:
         """File and line, as an editor takes them."""
-        return f"{self.path}:{self.line}"
+        return f"{self.root / self.path}:{self.line}"
 
     @property
     def identity(self) -> Identity:
@@ -109,7 +111,7 @@ def _examined(root: Path, vouchers: Vouchers, outdated: bool, result: Merged) ->
                 result.refused.append(f"{path}:{number}: {error}")
             else:
                 result.unsealed += seals.SEAL not in content
-                yield Found(path.relative_to(root), number, record)
+                yield Found(root, path.relative_to(root), number, record, line.decode())
 
 
 def _content(line: bytes) -> dict[str, Any]:
@@ -131,6 +133,10 @@ def _examine(content: dict[str, Any], record: Measurement) -> None:
     if record.key != record.cell.key():
         raise AttnbenchError(
             f"{name}: its key is {record.key}, that of its cell {record.cell.key()}: a condition was changed"
+        )
+    if seals.SEAL not in content and record.schema_version >= seals.SINCE:
+        raise AttnbenchError(
+            f"{name}: it has no seal, as records of its schema do: it was changed or made by hand"
         )
     if seals.is_broken(content):
         raise AttnbenchError(
@@ -169,11 +175,11 @@ def _value(record: Measurement) -> str:
 
 def _write(out: Path, kept: Sequence[Found], vouchers: Vouchers, result: Merged) -> None:
     """Write records under the names of the files that they are from, and the certificates they name."""
-    files: dict[Path, list[Measurement]] = {}
+    files: dict[Path, list[str]] = {}
     for one in kept:
-        files.setdefault(out / one.path, []).append(one.record)
-    for path, records in files.items():
-        store.append(path, records)
+        files.setdefault(out / one.path, []).append(one.text)
+    for path, lines in files.items():
+        store.append_lines(path, lines)
     vouchers.copy_to(out / "certificates", {one.record.certificate for one in kept})
     result.records, result.files = len(kept), list(files)
 

@@ -10,6 +10,8 @@ from attnbench.record import digest
 
 SEAL = "seal"
 """Its name in the line; it is of the line, not of the record, which has no such field."""
+SINCE = 3
+"""The first schema of records whose lines all have one."""
 
 
 def seal(content: dict[str, Any]) -> str:

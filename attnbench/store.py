@@ -17,17 +17,27 @@ from pydantic_core import from_json
 
 from attnbench.errors import AttnbenchError
 from attnbench.record import SCHEMA, Measurement
+from attnbench.seals import SEAL, seal
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def append(path: Path, records: Iterable[BaseModel]) -> None:
-    """Append records, all or none, each as one line.
+    """Append records, all or none, each as one line with its seal (see :mod:`attnbench.seals`).
 
     Raises:
         AttnbenchError: the folder or file cannot be written; the file is left as it was.
     """
-    lines = "".join(record.model_dump_json() + "\n" for record in records).encode()
+    append_lines(path, map(_line, records))
+
+
+def append_lines(path: Path, texts: Iterable[str]) -> None:
+    """Append lines that are records already, all or none.
+
+    Raises:
+        AttnbenchError: as :func:`append`.
+    """
+    lines = "".join(f"{text}\n" for text in texts).encode()
     if not lines:
         return
     try:
@@ -49,6 +59,11 @@ def append(path: Path, records: Iterable[BaseModel]) -> None:
             raise _unwritable(path, error) from error
     finally:
         os.close(descriptor)
+
+
+def _line(record: BaseModel) -> str:
+    text = record.model_dump_json()
+    return f'{text[:-1]},"{SEAL}":"{seal(from_json(text))}"}}'
 
 
 def check_writable(folder: Path) -> None:
@@ -100,6 +115,8 @@ def read_lines(path: Path, model: type[Model], warn: Callable[[str], None]) -> I
                     f"({SCHEMA}); upgrade attnbench to read it"
                 )
                 continue
+            if isinstance(content, dict):
+                content.pop(SEAL, None)  # of the line, not of the record; 'attnbench merge' examines it
             yield model.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]

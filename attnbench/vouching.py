@@ -1,7 +1,7 @@
 """Who vouches for a record's source: the mechanism as it is installed here, or a certificate of that source.
 
 A record names the digest of the mechanism's file and, where it passed, the certificate of that digest.
-Certificates are looked for beside the records, then among the user's own and the shipped ones. Needs no torch.
+Certificates are looked for beside the records, among the user's own and among the shipped. Needs no torch.
 """
 
 import hashlib
@@ -96,8 +96,8 @@ class Vouchers:
             ) from error
         if here != cell.source:
             raise AttnbenchError(
-                f"{cell}: its source has digest {cell.source or 'unknown'}, that of the mechanism here {here}, "
-                "and no certificate knows the other; --outdated accepts records of other versions"
+                f"{cell}: its source has digest {cell.source or 'unknown'}, the mechanism here has "
+                f"{here}, and no certificate knows the other; --outdated accepts records of other versions"
             )
 
 
@@ -113,7 +113,7 @@ def _examine_layout(cell: Cell) -> None:
     here = get_layout(cell.layout).digest()
     if cell.layout_digest and cell.layout_digest != here:
         raise AttnbenchError(
-            f"{cell}: its layout {cell.layout} has digest {cell.layout_digest}, that of the layout here {here}; "
+            f"{cell}: its layout {cell.layout} has digest {cell.layout_digest}, the one here has {here}; "
             "--outdated accepts records of other versions"
         )
 

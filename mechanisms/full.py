@@ -97,6 +97,12 @@ class FullAttention(FastestAttend, nn.Module):
         n = height * width
         return torch.ones(n, n, dtype=torch.bool)
 
+    def attention_map(self, x: Tensor, queries: Tensor) -> Tensor:
+        """(Q, heads, N): how much the tokens ``queries`` of (1, H, W, C) read each, local term apart."""
+        q, k, _ = split_heads(self.qkv(x).flatten(1, 2), self.num_heads)
+        logits = (q[0, :, queries] * self.scale) @ k[0].transpose(-2, -1)  # (heads, Q, N)
+        return logits.softmax(dim=-1).transpose(0, 1)
+
     @classmethod
     def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
         """BiFormer's modules of models/_common.py; parameter names are the same."""

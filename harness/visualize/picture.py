@@ -1,4 +1,4 @@
-"""A view drawn with matplotlib: what the token reads, where it was routed, and its fields through the blocks."""
+"""A view drawn with matplotlib: what a token reads, where it was routed, its fields through the blocks."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from attnbench.harness.visualize.view import View, shown
 
 COLUMNS = 4
 HEAT, COVER = "inferno", "Blues"
+FAINTEST = 1e-4
+"""Share of the largest derivative below which a measured field is drawn as none."""
 
 
 def draw(view: View) -> Any:
@@ -62,13 +64,13 @@ def _first_row(view: View, axes: Any) -> None:
         for rank, mask in enumerate(masks):
             ranks[mask.numpy()] = 1 - 0.6 * rank / max(1, len(masks) - 1)
         _overlay(view, axis, ranks, "Greens", largest=1.0)
-        _outline(axis, masks.numpy().any(0), "tab:green")
+        _outline(axis, masks.any(0).numpy(), "tab:green")
         _mark(view, axis, f"routed to {len(masks)} region{'s' * (len(masks) > 1)}, best darkest")
     axis = next(panels)
     weights = view.reads.weights[0].numpy()
-    drawn = _overlay(view, axis, weights, HEAT, largest=float(weights.max()))
-    axis.figure.colorbar(drawn, ax=axis, shrink=0.75, format="%.2g")
-    _mark(view, axis, _wrapped(f"reads: {view.reads.definition}"))
+    largest = float(weights.max())
+    _overlay(view, axis, weights, HEAT, largest)
+    _mark(view, axis, _wrapped(f"reads: {view.reads.definition}; brightest is {largest:.2g}"))
     if view.support is not None:
         axis = next(panels)
         support = view.support[0].numpy()
@@ -87,11 +89,16 @@ def _field(view: View, field: Field, above: Any, below: Any) -> None:
         _overlay(view, above, field.reach.numpy().astype(float), COVER, largest=1.5, size=size)
         reached = int(field.reach.sum())
         _mark(view, above, _wrapped(f"reach {after}: {reached} of {field.reach.numel()} tokens"))
-    _overlay(view, below, field.measured.numpy(), HEAT, largest=1.0, size=size)
-    _mark(view, below, _wrapped(f"measured field {after}: 95 % of it in {field.core} tokens"))
+    # By order of magnitude: the residual path outshines all that attention adds.
+    orders = np.log10(np.maximum(field.measured.numpy(), FAINTEST)) - np.log10(FAINTEST)
+    _overlay(view, below, orders, HEAT, largest=-np.log10(FAINTEST), size=size)
+    core = f"95 % of it in {field.core} token{'s' * (field.core != 1)}"
+    _mark(view, below, _wrapped(f"measured field {after}, log scale from {FAINTEST:g}: {core}"))
 
 
-def _overlay(view: View, axis: Any, values: np.ndarray, colours: str, largest: float, size: Any = None) -> Any:
+def _overlay(
+    view: View, axis: Any, values: np.ndarray, colours: str, largest: float, size: Any = None
+) -> Any:
     """Values of a map over the grey image; nothing where they are zero."""
     rows, columns = size or view.size
     extent = _extent(view.size)

@@ -55,7 +55,8 @@ def fields(model: Backbone, images: Tensor, stage: int, block: int, token: int) 
     """
     states, output = _run(model, images, stage, block)
     measured = _measure(output, [state for _, _, state in states], token)
-    reached = _reach(model, [(s, b, tuple(x.shape[1:3])) for s, b, x in states], token)
+    places = [(s, b, (x.shape[1], x.shape[2])) for s, b, x in states]
+    reached = _reach(model, places, token)
     backwards = list(zip(states, measured, strict=True))[::-1]
     return [
         Field(n, s, b, mask, found)
@@ -63,7 +64,9 @@ def fields(model: Backbone, images: Tensor, stage: int, block: int, token: int) 
     ]
 
 
-def _run(model: Backbone, images: Tensor, stage: int, block: int) -> tuple[list[tuple[int, int, Tensor]], Tensor]:
+def _run(
+    model: Backbone, images: Tensor, stage: int, block: int
+) -> tuple[list[tuple[int, int, Tensor]], Tensor]:
     """Inputs of all blocks up to one, each with stage and block, and the output of that one."""
     states = []
     x = model.patch_embed(images).detach().requires_grad_()
@@ -97,12 +100,14 @@ def _reach(
     mask: Tensor | None = torch.zeros(places[-1][2], dtype=torch.bool)
     mask.view(-1)[token] = True  # type: ignore[union-attr]
     for index in reversed(range(len(places))):
-        s, b, size = places[index]
+        s, b, _ = places[index]
         stage: Any = model.layers[s]
         mask = None if mask is None else _through_block(stage.blocks[b], mask)
         yield mask
         if b == 0 and s > 0 and mask is not None:
-            mask = _through_merging(mask, places[index - 1][2], overlapped=model.layout.merging == "overlapped")
+            mask = _through_merging(
+                mask, places[index - 1][2], overlapped=model.layout.merging == "overlapped"
+            )
 
 
 def _through_block(block: Any, mask: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""All that a picture of one block shows, as numbers: the model is built and run here, and nothing is drawn."""
+"""All that a picture of one block shows, as numbers: here the model is built and run; nothing is drawn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -128,7 +128,7 @@ def _prepare(asked: Asked) -> tuple[Backbone, Image.Image, Tensor, int]:
 def attention_input(model: Backbone, picture: Image.Image, stage: int, block: int) -> Tensor:
     """(1, H, W, C): the map that the attention of one block is given for an image."""
     caught: list[Tensor] = []
-    attention: Any = model.layers[stage].blocks[block].attn  # type: ignore[union-attr]
+    attention = attention_of(model, stage, block)
     hook = attention.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach()))
     try:
         with torch.no_grad():
@@ -136,6 +136,12 @@ def attention_input(model: Backbone, picture: Image.Image, stage: int, block: in
     finally:
         hook.remove()
     return caught[0]
+
+
+def attention_of(model: Backbone, stage: int, block: int) -> Any:
+    """The attention module of a block."""
+    part: Any = model.layers[stage]
+    return part.blocks[block].attn
 
 
 def _view(
@@ -147,12 +153,14 @@ def _view(
     queries: Tensor,
     probes: int | None,
 ) -> View:
-    attention: Any = model.layers[stage].blocks[asked.block].attn  # type: ignore[union-attr]
+    attention = attention_of(model, stage, asked.block)
     size = (x.shape[1], x.shape[2])
     support = None
     if hasattr(attention, "support"):
         support = attention.support(*size)[queries].unflatten(1, size)
-    weights = f"weights of {asked.checkpoint.name}" if asked.checkpoint else f"random weights, seed {asked.seed}"
+    weights = (
+        f"weights of {asked.checkpoint.name}" if asked.checkpoint else f"random weights, seed {asked.seed}"
+    )
     return View(
         title=f"{asked.mechanism} in {asked.layout}, block {stage}.{asked.block}, {weights}",
         image=picture,

@@ -20,6 +20,7 @@ from attnbench.mechanisms._attend import fastest
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._windows import pad_map
 from attnbench.mechanisms.bra import eager, fused
+from attnbench.mechanisms.bra.weights import attention_weights, region_numbers
 from attnbench.mechanisms.full import FullAttention
 from attnbench.registry import Site, register_mechanism
 
@@ -205,6 +206,38 @@ class BiLevelRoutingAttention(nn.Module):
         if self.full is not None:
             raise ValueError("routed_regions needs topk to be a number, got None")
         return self._route(self._project(x), self._region(*x.shape[1:3]))
+
+    def attention_map(self, x: Tensor, queries: Tensor) -> Tensor:
+        """(Q, heads, N): how much the tokens ``queries`` of (1, H, W, C) read each token, LePE apart."""
+        if self.full is not None:
+            return self.full.attention_map(x, queries)
+        height, width = x.shape[1:3]
+        qkv, region = self._project(x), self._region(height, width)
+        W = qkv.shape[2]  # with padding="legacy" the map grew
+        weights = attention_weights(
+            qkv,
+            self._route(qkv, region),
+            queries.div(width, rounding_mode="floor") * W + queries % width,
+            num_heads=self.num_heads,
+            qk_dim=self.qk_dim,
+            region=region,
+            scale=self.scale,
+            attend_padding=self.padding == "nchw",
+        )
+        return weights.unflatten(2, (-1, W))[:, :, :height, :width].flatten(2)
+
+    def routed_tokens(self, x: Tensor, query: int) -> Tensor | None:
+        """(k, H, W) bool: tokens of the regions that one token of (1, H, W, C) is routed to, best first.
+
+        ``None`` where there is no routing (``topk=None``).
+        """
+        if self.full is not None:
+            return None
+        height, width = x.shape[1:3]
+        qkv, region = self._project(x), self._region(height, width)
+        numbers = region_numbers((qkv.shape[1], qkv.shape[2]), region)[:height, :width]
+        routes = self._route(qkv, region)[0, numbers[divmod(query, width)]]
+        return numbers == routes.cpu()[:, None, None]
 
     def _project(self, x: Tensor) -> Tensor:
         """q, k and v side by side, (B, H, W, 2·qk_dim + C); on a padded map with ``padding="legacy"``."""
