@@ -1,53 +1,55 @@
-"""Find mechanism files and read what they declare without importing them.
+"""Find the files that users add and read what they declare without importing them.
 
 ``attnbench list`` must answer at once, and importing torch takes seconds; so the arguments of
-``register_mechanism`` are read from the syntax tree. A file whose tree does not tell (a computed
-argument, a statement at top level that could fail) is left for the registry to import.
+``register_mechanism`` and ``register_dataset`` are read from the syntax tree. A file whose tree does not tell
+(a computed argument, a statement at top level that could fail) is left for the registry to import.
 """
 
 import ast
 import hashlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from attnbench.errors import AttnbenchError
 
-PATTERNS = ("static", "image", "query")
-FOLDER = Path(__file__).parent / "mechanisms"
-if not FOLDER.is_dir():  # a checkout without symbolic links, not installed
-    FOLDER = Path(__file__).parent.parent / "mechanisms"
+FactsT = TypeVar("FactsT")
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a mechanism declares; see :func:`attnbench.register_mechanism` for each field."""
+class Kind(Generic[FactsT]):
+    """A kind of thing that is added by one file.
 
-    title: str
-    paper: str = ""
-    year: int | None = None
-    pattern: str = ""
-    complexity: str = ""
-    impls: tuple[str, ...] = ("eager",)
-    per_stage: Mapping[str, Any] = field(default_factory=dict)
-    goldens: tuple[str, ...] = ()
+    Args:
+        noun: what an error calls one.
+        package: where those shipped lie; the folder is the one of that name in the package attnbench.
+        group: entry points by which an installed package adds its own.
+        decorator: name of the function that registers one, its first argument the name.
+        declare: facts from the name and the decorator's other arguments.
+    """
 
-    def validate(self, name: str) -> None:
-        """Raise AttnbenchError unless the facts have the declared form."""
-        if not name.isidentifier() or name.startswith("_"):
-            raise AttnbenchError(f"mechanism name {name!r} is not a snake_case identifier")
-        if self.pattern and self.pattern not in PATTERNS:
-            raise AttnbenchError(f"{name}: pattern {self.pattern!r} is not one of {', '.join(PATTERNS)}")
-        if "eager" not in self.impls:
-            raise AttnbenchError(f"{name}: impls {self.impls} must contain 'eager', the readable truth")
+    noun: str
+    package: str
+    group: str
+    decorator: str
+    declare: Callable[..., FactsT]
+
+    @property
+    def folder(self) -> Path:
+        """Where those shipped lie."""
+        parts = self.package.split(".")[1:]
+        folder = Path(__file__).parent.joinpath(*parts)
+        if not folder.is_dir():  # a checkout without symbolic links, not installed
+            folder = Path(__file__).parent.parent.joinpath(*parts)
+        return folder
 
 
 @dataclass
-class Source:
-    """One file that registers mechanisms, read but not imported.
+class Source(Generic[FactsT]):
+    """One file that registers things of one kind, read but not imported.
 
     ``module`` is the name to import it under; ``path`` is set where it must be loaded by path.
     """
@@ -55,58 +57,61 @@ class Source:
     origin: str
     module: str
     path: Path | None = None
-    facts: dict[str, Facts] = field(default_factory=dict)
+    facts: dict[str, FactsT] = field(default_factory=dict)
     error: str | None = None
-    registers: frozenset[str] = frozenset()
-    """The functions ``register_...`` that it calls, as far as its text tells."""
 
 
-def find_sources() -> Iterator[Source]:
-    """The files of the ``mechanisms`` folder, then the entry points of group ``attnbench.mechanisms``."""
-    for path in sorted([*FOLDER.glob("*.py"), *FOLDER.glob("*/__init__.py")]):
+def find_sources(kind: Kind[FactsT]) -> Iterator[Source[FactsT]]:
+    """The files of the kind's folder, then its entry points. A file that begins with ``_`` helps others."""
+    folder = kind.folder
+    for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
         if not path.stem.startswith("_"):
-            yield _read(Source(str(path.resolve()), f"attnbench.mechanisms.{path.stem}"), path)
-        elif path.parent != FOLDER:  # a mechanism with kernels of its own is a package
-            yield _read(Source(str(path.resolve()), f"attnbench.mechanisms.{path.parent.name}"), path)
-    for entry in importlib.metadata.entry_points(group="attnbench.mechanisms"):
+            yield _read(kind, Source(str(path.resolve()), f"{kind.package}.{path.stem}"), path)
+        elif path.parent != folder:  # one with kernels of its own is a package
+            yield _read(kind, Source(str(path.resolve()), f"{kind.package}.{path.parent.name}"), path)
+    for entry in importlib.metadata.entry_points(group=kind.group):
         origin = f"entry point {entry.name} = {entry.value}"
         path_of = _module_path(entry.module)
         if path_of is None:
             yield Source(origin, entry.module, error=f"module {entry.module} is not installed")
         else:
-            yield _read(Source(str(path_of), entry.module), path_of)
+            yield _read(kind, Source(str(path_of), entry.module), path_of)
 
 
-def read_plugin(path: Path) -> Source:
-    """A file from anywhere, to be loaded by path.
+def plugin_file(path: str | Path) -> str:
+    """The absolute path of a file from anywhere.
 
     Raises:
-        AttnbenchError: it is not a readable Python file.
+        AttnbenchError: it is not a Python file.
     """
-    path = path.expanduser().resolve()
-    if path.suffix != ".py" or not path.is_file():
-        raise AttnbenchError(f"plugin {path} is not a Python file; expected the path of a .py file")
-    tag = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    return _read(Source(str(path), f"attnbench_plugin_{path.stem}_{tag}", path=path), path)
+    chosen = Path(path).expanduser().resolve()
+    if chosen.suffix != ".py" or not chosen.is_file():
+        raise AttnbenchError(f"plugin {chosen} is not a Python file; expected the path of a .py file")
+    return str(chosen)
 
 
-def _read(source: Source, path: Path) -> Source:
+def read_plugin(kind: Kind[FactsT], path: str) -> Source[FactsT]:
+    """A file from anywhere, to be loaded by path."""
+    return _read(kind, Source(path, module_name(path), path=Path(path)), Path(path))
+
+
+def module_name(path: str) -> str:
+    """What a file that is loaded by path is imported as."""
+    return f"attnbench_plugin_{Path(path).stem}_{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+
+
+def _read(kind: Kind[FactsT], source: Source[FactsT], path: Path) -> Source[FactsT]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except (OSError, SyntaxError, ValueError) as error:
         source.error = f"{type(error).__name__}: {error}"
         return source
-    source.registers = frozenset(
-        name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and (name := _called(node.func)).startswith("register_")
-    )
     missing = next((name for name in _imports(tree) if not _findable(name)), None)
     if missing:
         source.error = f"ModuleNotFoundError: No module named {missing!r}"
-    elif all(isinstance(node, _HARMLESS) for node in tree.body[1 if ast.get_docstring(tree) else 0 :]):
+    elif all(_is_harmless(node) for node in tree.body[1 if ast.get_docstring(tree) else 0 :]):
         try:
-            source.facts = dict(_declarations(tree))
+            source.facts = dict(_declarations(kind, tree))
         except AttnbenchError as error:
             source.error = str(error)
         except (ValueError, TypeError):
@@ -116,6 +121,11 @@ def _read(source: Source, path: Path) -> Source:
 
 # Top-level statements that do not by themselves fail at import.
 _HARMLESS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+
+
+def _is_harmless(node: ast.stmt) -> bool:
+    words = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)  # about the line above, say
+    return words or isinstance(node, _HARMLESS)
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:
@@ -133,11 +143,11 @@ def _findable(top_level: str) -> bool:
         return True  # present but odd: leave the verdict to the import
 
 
-def _declarations(tree: ast.Module) -> Iterator[tuple[str, Facts]]:
+def _declarations(kind: Kind[FactsT], tree: ast.Module) -> Iterator[tuple[str, FactsT]]:
     """Name and facts of each decorated class or function; ValueError where one is not a literal."""
     for node in tree.body:
         for call in getattr(node, "decorator_list", []):
-            if not (isinstance(call, ast.Call) and _called(call.func) == "register_mechanism"):
+            if not (isinstance(call, ast.Call) and _called(call.func) == kind.decorator):
                 continue
             arguments: dict[str, Any] = {}
             for keyword in call.keywords:
@@ -145,12 +155,7 @@ def _declarations(tree: ast.Module) -> Iterator[tuple[str, Facts]]:
                     raise ValueError("**arguments")
                 arguments[keyword.arg] = ast.literal_eval(keyword.value)
             name = ast.literal_eval(call.args[0]) if call.args else arguments.pop("name")
-            for key in ("impls", "goldens"):
-                if key in arguments:
-                    arguments[key] = tuple(arguments[key])
-            facts = Facts(**{"title": name, **arguments})
-            facts.validate(name)
-            yield name, facts
+            yield name, kind.declare(name, **arguments)
 
 
 def _called(node: ast.expr) -> str:

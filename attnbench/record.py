@@ -7,12 +7,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the record's form; a file with a higher one was written by a newer attnbench.
 
 1: the first. 2: digest of the layout, hash of the recipe, certificate, state of the process that measured,
-statuses ``crashed`` and ``timed_out``. Records of version 1 load as they are; what they do not say is empty.
+statuses ``crashed`` and ``timed_out``. 3: the data set that was trained on and tested with. Older records
+load as they are; what they do not say is empty, but for the data set of an accuracy (:data:`FIRST_DATASET`).
 """
+
+FIRST_DATASET = "digits"
+"""What accuracy was measured on before a record said it: version 1 of the one data set there was."""
 
 Status = Literal["ok", "failed", "out_of_memory", "crashed", "timed_out"]
 
@@ -53,12 +57,23 @@ class Cell(BaseModel):
     """Digest of the layout's sizes, for the same reason."""
     recipe: str = ""
     """Hash of how it was trained, where it was; the recipe itself is in the measurement's details."""
+    dataset: str = ""
+    """The data set that the number depends on; empty where it depends on none."""
+    dataset_digest: str = ""
+    """Digest of the data set's samples as its code makes them; empty in records older than data sets."""
     torch: str = ""
 
     def key(self) -> str:
         """Sixteen hex digits that identify the cell."""
-        without = {"regime"} if not self.regime else None  # keys from before there were regimes still hold
+        # What is newer than a record and empty is no part of its key, so that the key still holds.
+        without = {name for name in ("regime", "dataset", "dataset_digest") if not getattr(self, name)}
         return digest(self.model_dump(exclude=without))
+
+    def stored_as(self) -> set[str]:
+        """The key, and the one under which the same cell was stored before records named a data set."""
+        if self.dataset != FIRST_DATASET or self.metric != "accuracy":
+            return {self.key()}
+        return {self.key(), self.model_copy(update={"dataset": "", "dataset_digest": ""}).key()}
 
     @property
     def row(self) -> str:
@@ -100,7 +115,11 @@ class Measurement(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _in_todays_words(cls, content: Any) -> Any:
-        """Older records call the baseline "control"."""
+        """Older records call the baseline "control", and do not name the data set, which was one."""
+        if isinstance(content, dict) and content.get("schema_version", SCHEMA) < 3:
+            cell = content.get("cell")
+            if isinstance(cell, dict) and cell.get("metric") == "accuracy" and not cell.get("dataset"):
+                content = content | {"cell": cell | {"dataset": FIRST_DATASET}}
         details = content.get("details") if isinstance(content, dict) else None
         if isinstance(details, dict) and "control" in details:
             renamed = {"baseline" if key == "control" else key: value for key, value in details.items()}

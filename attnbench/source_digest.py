@@ -25,6 +25,50 @@ def of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+def with_helpers(path: Path, package: str) -> set[Path]:
+    """A file and, through all imports, the files that it imports from its package; none if there is no file.
+
+    One that is a package of its own is all its files, the C++ sources among them.
+
+    Args:
+        path: of the file.
+        package: whose folder holds files of its kind, such as ``attnbench.mechanisms``.
+    """
+    return _collect(path, package, set()) if path.is_file() else set()
+
+
+def _collect(path: Path, package: str, seen: set[Path]) -> set[Path]:
+    if path in seen:
+        return seen
+    seen.add(path)
+    folder = path.parent
+    if path.name == "__init__.py":
+        seen.update(file for end in ("cpp", "h") for file in folder.glob(f"*.{end}"))
+        for file in sorted(folder.glob("*.py")):
+            _collect(file, package, seen)
+    shelf = package.rpartition(".")[2]
+    in_package = folder.name != shelf and (folder.parent / "__init__.py").is_file()
+    roots = (folder, folder.parent) if in_package else (folder,)
+    for name in _helpers(path, package, path.stat().st_mtime_ns):
+        for root in roots:
+            for helper in (root / f"{name}.py", root / name / "__init__.py"):
+                if helper.is_file():
+                    _collect(helper, package, seen)
+    return seen
+
+
+@functools.cache
+def _helpers(path: Path, package: str, changed: int) -> tuple[str, ...]:
+    """Names of modules that a file imports, anywhere in it, from a package."""
+    above, _, shelf = package.rpartition(".")
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        before, _, name = (getattr(node, "module", None) or "").rpartition(shelf)
+        if isinstance(node, ast.ImportFrom) and before in ("", f"{above}."):
+            found += [name[1:].partition(".")[0]] if name else [alias.name for alias in node.names]
+    return tuple(found)
+
+
 @functools.cache
 def _content(path: Path, changed: int, size: int) -> str:
     """What counts of a file; parsed once for each of its states, since tables ask for every row."""

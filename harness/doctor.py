@@ -109,11 +109,13 @@ class Probes:
         return f"swin_pico ran forward and backward on {self.device} ({time.perf_counter() - began:.2f} s)"
 
     def training_data(self) -> str:
-        """The digits that accuracy is measured on."""
-        from attnbench.harness.training import digits
+        """The images that accuracy is measured on."""
+        from attnbench import datasets
 
-        split = digits.load(8)
-        return f"{len(split.train_labels)} training and {len(split.test_labels)} test images"
+        spec = datasets.of_layout("swin_pico")
+        split = spec.load()(8)
+        counts = f"{len(split.train_labels)} training and {len(split.test_labels)} test images"
+        return f"{spec.facts.title}: {counts}"
 
     def cuda(self) -> str:
         """A product on each GPU."""

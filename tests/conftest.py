@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from attnbench import registry
+from attnbench import plugins
+from attnbench.datasets import DATASETS
+from attnbench.registry import MECHANISMS
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads
 
@@ -52,13 +54,19 @@ def _asked_for(config: pytest.Config, folder: Path) -> bool:
 
 
 @pytest.fixture
-def isolated_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[registry._State]:
-    """A registry of its own for a test that adds to it; the real one comes back afterwards."""
-    real = registry._state.registered
-    state = registry._State(registered=real)  # modules stay imported, so what they registered stays too
-    monkeypatch.setattr(registry, "_state", state)
-    yield state
-    for name in [
-        n for n, (builder, _, _) in real.items() if "attnbench.mechanisms" not in builder.__module__
-    ]:
-        del real[name]
+def isolated_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Registries of their own for a test that adds to them; the real ones come back afterwards."""
+    monkeypatch.setattr(plugins, "_files", [])
+    both: tuple[plugins.Registry[Any], ...] = (MECHANISMS, DATASETS)
+    for registry in both:
+        # Modules stay imported, so what they registered stays too.
+        monkeypatch.setattr(registry, "state", plugins.State(registered=registry.state.registered))
+    yield
+    for registry in both:
+        entered = registry.state.registered
+        for name in [n for n, (builder, _, _) in entered.items() if not _is_ours(builder.__module__)]:
+            del entered[name]
+
+
+def _is_ours(module: str) -> bool:
+    return module.startswith(("attnbench.mechanisms.", "attnbench.harness.data."))

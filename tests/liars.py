@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench import ImplementationError, MechanismSpec, Site
-from attnbench.discovery import Facts
+from attnbench.registry import Facts
 
 SPECS: dict[str, MechanismSpec] = {}
 CAUGHT_BY: dict[str, tuple[str, ...]] = {}

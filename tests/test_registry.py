@@ -51,7 +51,7 @@ def test_static_facts_are_those_of_the_decorator() -> None:
     for name in registry.names():
         spec = registry.get(name)
         spec.load()
-        assert registry._state.registered[name][1] == spec.facts
+        assert registry.MECHANISMS.state.registered[name][1] == spec.facts
 
 
 def test_plugin_is_listed_and_built(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def test_key_depends_on_every_field() -> None:
     other |= {"options": {"topk": 1}}
     other |= {"device": "cuda", "machine": "m", "source": "s", "torch": "3"}
     other |= {"layout_digest": "d", "recipe": "r", "regime": "latency"}
+    other |= {"dataset": "d", "dataset_digest": "e"}
     assert set(other) == set(Cell.model_fields)
     keys = {cell.model_copy(update={field: value}).key() for field, value in other.items()}
     assert len(keys | {cell.key()}) == len(other) + 1

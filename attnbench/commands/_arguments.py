@@ -42,7 +42,7 @@ def plugin_option(command: Command) -> Command:
         callback=load,
         expose_value=False,
         is_eager=True,
-        help="Python file that registers mechanisms; may be repeated.",
+        help="Python file that registers mechanisms or data sets; may be repeated.",
     )(command)
 
 

@@ -13,14 +13,19 @@ from attnbench.registry import MechanismSpec
 
 
 @click.command("list")
-@click.option("--kind", default="mechanisms", show_default=True, help="mechanisms, metrics or layouts.")
+@click.option(
+    "--kind",
+    default="mechanisms",
+    show_default=True,
+    help="mechanisms, datasets, probes, metrics or layouts.",
+)
 @click.option("--format", "form", default="text", help="text or json")
 @click.option(
     "--long", "in_full", is_flag=True, help="The catalogue: settings, cost, a picture of the pattern."
 )
 @plugin_option
 def command(kind: str, form: str, in_full: bool) -> None:
-    """List the mechanisms, and the files that fail to import; or the metrics, or the layouts."""
+    """List the mechanisms, and the files that fail to import; or what else there is."""
     if form not in ("text", "json"):
         raise UnknownNameError("format", form, ("text", "json"))
     if kind not in ("mechanisms", *_OTHERS):
@@ -83,7 +88,26 @@ def _layouts() -> list[dict[str, Any]]:
     ]
 
 
-_OTHERS = {"metrics": _metrics, "layouts": _layouts}
+def _datasets(task: str = "") -> list[dict[str, Any]]:
+    from attnbench import datasets
+
+    rows: list[dict[str, Any]] = []
+    for spec in map(datasets.get, datasets.names(task)):
+        facts = spec.facts
+        row = {"name": spec.name, "title": facts.title, "task": facts.task, "classes": facts.num_classes}
+        row |= {"sizes": facts.sizes, "obtained": facts.obtained, "licence": facts.licence}
+        rows.append(row | {"source": facts.source, "digest": spec.digest()})
+    for origin, error in datasets.failures().items():
+        failed = {"name": Path(origin).stem, "title": f"failed: {origin}: {error}"}
+        rows.append(dict.fromkeys(rows[0], "") | failed)
+    return rows
+
+
+def _probes() -> list[dict[str, Any]]:
+    return _datasets("probe")
+
+
+_OTHERS = {"datasets": _datasets, "probes": _probes, "metrics": _metrics, "layouts": _layouts}
 
 
 def _print(rows: list[dict[str, Any]], form: str) -> None:

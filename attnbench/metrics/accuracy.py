@@ -13,10 +13,11 @@ LAYOUT = "swin_pico"
 
 
 def _cells(request: "Request") -> Iterator[dict[str, Any]]:
+    from attnbench import datasets
     from attnbench.layouts import get_layout
     from attnbench.record import digest
 
-    recipe = request.preset.recipe
+    recipe, data = request.preset.recipe, datasets.of_layout(LAYOUT)
     yield {
         "layout": LAYOUT,
         "resolution": get_layout(LAYOUT).img_size,
@@ -24,13 +25,16 @@ def _cells(request: "Request") -> Iterator[dict[str, Any]]:
         "batch_size": recipe.batch_size,
         "recipe": digest(recipe.describe()),
         "mode": "train",
+        "dataset": data.name,
+        "dataset_digest": data.digest(),
     }
 
 
 def _condition(m: "Measurement") -> str:
     cell = m.cell
     recipe = f", recipe {cell.recipe}" if cell.recipe else ""
-    return f"accuracy by training {cell.layout} on digits, preset {cell.preset}{recipe}, seed {cell.seed}"
+    data = f"{cell.dataset} ({cell.dataset_digest})" if cell.dataset_digest else cell.dataset
+    return f"accuracy by training {cell.layout} on {data}, preset {cell.preset}{recipe}, seed {cell.seed}"
 
 
 @register_metric(
@@ -63,7 +67,7 @@ def measure(cell: "Cell", bench: Bench) -> "list[Measurement]":
 
     model, request = build(cell), bench.request
     percent, details = accuracy.measure(
-        model, cell.resolution, request.preset.recipe, request.device, cell.seed
+        model, cell.resolution, request.preset.recipe, request.device, cell.seed, cell.dataset
     )
     ran = executed_impl(model)
     return [Measurement.of(cell, "top1", percent, "%", implementation=ran, details=details)]

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from attnbench import registry
-from attnbench.discovery import FOLDER
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.harness.conformance import (
     behaviour,
@@ -37,7 +36,7 @@ from attnbench.harness.conformance import (
 )
 from attnbench.harness.conformance.command import named
 from attnbench.harness.conformance.subject import SITES, Check, Failure, Skip, Subject
-from attnbench.registry import MechanismSpec
+from attnbench.registry import FOLDER, MechanismSpec
 
 _MODULES = (
     shapes,
@@ -215,7 +214,7 @@ def _last_subject(mechanism: str | MechanismSpec) -> Subject:
 
 def _command(spec: MechanismSpec) -> str:
     """What the command line calls a mechanism."""
-    shipped = not Path(spec.origin).is_file() or Path(spec.origin).parent == FOLDER.resolve()
+    shipped = not Path(spec.origin).is_file() or FOLDER.resolve() in Path(spec.origin).parents
     return f"attnbench check {spec.name}{'' if shipped else f' --plugin {spec.origin}'}"
 
 

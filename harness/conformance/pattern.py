@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from attnbench import registry
-from attnbench.discovery import PATTERNS
 from attnbench.harness.conformance import dependence
 from attnbench.harness.conformance.subject import (
     EQUAL,
@@ -22,7 +21,7 @@ from attnbench.harness.conformance.subject import (
     run,
     show,
 )
-from attnbench.registry import Site
+from attnbench.registry import PATTERNS, Site
 
 IMAGES = 3
 MAPS = ((14, 14), ODD, (5, 9), (9, 16), (2, 3), (1, 8), (8, 1))

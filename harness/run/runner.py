@@ -55,10 +55,10 @@ def run(request: Request, progress: Progress) -> Summary:
     records = request.out / "records" / f"{machine}.jsonl"
     store.check_writable(records.parent)
     cells = list(plan(request))
-    known = set()
+    known = set[str]()
     if not request.force:
         known = {m.key for m in store.read(records.parent, progress.say)}
-    todo = [cell for cell in cells if cell.key() not in known]
+    todo = [cell for cell in cells if known.isdisjoint(cell.stored_as())]
     summary = Summary(known=len(cells) - len(todo), path=records)
     recorder = _Recorder(request, records, summary)
     for metric in request.metrics:

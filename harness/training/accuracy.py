@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from attnbench.harness.training import digits
+from attnbench import datasets
 from attnbench.harness.training.train import Recipe, train
 
 
@@ -18,27 +18,31 @@ def measure(
     recipe: Recipe,
     device: torch.device,
     seed: int,
+    dataset: str,
 ) -> tuple[float, dict[str, object]]:
-    """Train a model on the digits and test it on the third held out.
+    """Train a model on a data set's training images and test it on those held out.
 
     Args:
-        model: maps (B, 1, size, size) to ten logits.
+        model: maps (B, channels, size, size) to a logit for each class.
         size: height and width of the enlarged images.
         recipe: how to train.
         device: where.
         seed: of training; the split is always the same.
+        dataset: name of a data set for classification.
 
     Returns:
         Accuracy in percent, and details: the recipe, the last training loss, the number of test images
         and the 95 % interval (Wilson) that so many images allow.
     """
-    split = digits.Split(*(tensor.to(device) for tensor in digits.load(size)))
+    spec = datasets.get(dataset)
+    split = spec.load()(size)
+    split = type(split)(*(tensor.to(device) for tensor in split))
     model.to(device)
     loss = train(model, split.train_images, split.train_labels, recipe, seed)
     right = evaluate(model, split.test_images, split.test_labels)
     total = len(split.test_labels)
     details: dict[str, object] = {
-        "data": "scikit-learn digits",
+        "data": spec.facts.title,
         "recipe": recipe.describe(),
         "train_images": len(split.train_labels),
         "test_images": total,

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from attnbench import MechanismSpec, UnknownNameError
-from attnbench.discovery import Facts
 from attnbench.harness.conformance import checks
+from attnbench.registry import Facts
 
 
 def _load_liars() -> ModuleType:

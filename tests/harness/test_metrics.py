@@ -6,7 +6,8 @@ from torch import nn
 
 from attnbench.harness import environment
 from attnbench.harness.counting import parameters
-from attnbench.harness.training import accuracy, digits
+from attnbench.harness.data import digits
+from attnbench.harness.training import accuracy
 from attnbench.harness.training.train import Recipe, train
 
 CPU = torch.device("cpu")

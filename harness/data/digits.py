@@ -13,6 +13,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional as F
 
+from attnbench.datasets import register_dataset
+
 TEST_SHARE = 1 / 3
 SPLIT_SEED = 0
 
@@ -26,6 +28,19 @@ class Split(NamedTuple):
     test_labels: Tensor
 
 
+@register_dataset(
+    "digits",
+    title="scikit-learn digits",
+    task="classification",
+    num_classes=10,
+    channels=1,
+    sizes="8 × 8, enlarged to any",
+    splits=("train", "test"),
+    licence="CC BY 4.0",
+    source="Alpaydin and Kaynak, 1998, UCI repository, doi:10.24432/C50P49",
+    obtained="ships with scikit-learn",
+    layouts=("swin_pico",),
+)
 @functools.cache
 def load(size: int) -> Split:
     """The digits enlarged to size × size; the test third is stratified and the same for all seeds."""

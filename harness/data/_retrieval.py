@@ -1,0 +1,34 @@
+"""Retrieval by content: a picture form of multi-query associative recall (Arora et al., arXiv:2312.04927).
+
+Some cells hold a glyph in a coloured frame, as many others the same glyphs in a grey one; the rest is empty.
+A cell with a grey frame must name the colour that its glyph has elsewhere. Glyphs are drawn anew for each
+picture, out of 512, so that nothing can be learned by heart, and places at random, so that no offset tells
+where to look. Colours are independent of all else: without its partner a cell is right one time in eight.
+"""
+
+from typing import ClassVar
+
+from torch import Generator
+
+from attnbench.harness.data._cells import COLOURS, GLYPHS, choose, colour, draw, glyph, paint, put
+from attnbench.harness.probes.probe import NO_SOURCE, NOT_ASKED, Draw, Probe
+
+
+class Retrieval(Probe):
+    """``share`` of the cells of the size trained at hold a glyph in a coloured frame."""
+
+    num_classes = COLOURS
+    chance = floor = 100 / COLOURS
+    share: ClassVar[float]
+
+    def draw(self, generator: Generator, count: int, side: int) -> Draw:
+        """See :class:`~attnbench.harness.probes.probe.Probe`."""
+        pairs, n = round(self.share * self.side**2), side**2
+        keys = glyph(choose(generator, count, GLYPHS, pairs))  # (B, P, 9)
+        values = draw(generator, COLOURS, count, pairs)
+        store, query = choose(generator, count, n, 2 * pairs).split(pairs, dim=1)
+        glyphs = put(store, keys, n) + put(query, keys, n)
+        frames = put(store, colour(values), n)
+        targets = values.new_full((count, n), NOT_ASKED).scatter(1, query, values)
+        source = values.new_full((count, n), NO_SOURCE).scatter(1, query, store)
+        return Draw(paint(glyphs, frames, side), targets, source)

@@ -1,0 +1,36 @@
+"""Beacon: one cell has a coloured frame, and every cell must name the colour. Reach and nothing else."""
+
+from torch import Generator
+
+from attnbench.datasets import register_dataset
+from attnbench.harness.data._cells import COLOURS, choose, colour, draw, paint, put
+from attnbench.harness.probes.probe import Draw, Probe
+
+
+@register_dataset(
+    "beacon",
+    title="Beacon",
+    task="probe",
+    num_classes=8,
+    channels=3,
+    sizes="12 × 12 cells of 4 × 4 pixels; any other",
+    splits=("train", "validation", "test"),
+    licence="generated: none",
+    source="attnbench",
+    obtained="generated from a seed",
+    layouts=("probe",),
+)
+class Beacon(Probe):
+    """The other cells are empty. A cell whose reach does not hold the beacon is right one time in eight."""
+
+    num_classes = COLOURS
+    chance = floor = 100 / COLOURS
+    question = "one cell of the picture has a colour: every cell must name it"
+
+    def draw(self, generator: Generator, count: int, side: int) -> Draw:
+        """See :class:`~attnbench.harness.probes.probe.Probe`."""
+        n = side**2
+        place, value = choose(generator, count, n, 1), draw(generator, COLOURS, count, 1)
+        frames = put(place, colour(value), n)
+        glyphs = frames.new_zeros(count, n, 9)
+        return Draw(paint(glyphs, frames, side), value.repeat(1, n), place.repeat(1, n))

@@ -1,0 +1,75 @@
+"""Flood: which free cells are connected with the seed? Connectivity, an answer for every free cell.
+
+The ability that Pathfinder tests (Linsley et al., 2018, arXiv:1805.08315) with one bit a picture, which
+learns too slowly for minutes. Abbe et al., 2024 (arXiv:2406.06467), say why reach does not help here: no few
+cells tell the answer, so that attention to all of them has nothing to begin with.
+"""
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from attnbench.datasets import register_dataset
+from attnbench.harness.data._cells import paint
+from attnbench.harness.probes.probe import NO_SOURCE, NOT_ASKED, Draw, Probe
+
+FREE = 0.60
+"""Share of free cells: near 0.593, where on a large square lattice clusters begin to span it."""
+
+TRIES = 3
+"""Of so many pictures the one is kept whose connected share of the free cells is nearest to one half."""
+
+
+@register_dataset(
+    "flood",
+    title="Flood",
+    task="probe",
+    num_classes=2,
+    channels=15,
+    sizes="12 × 12 cells of 4 × 4 pixels; any other",
+    splits=("train", "validation", "test"),
+    licence="generated: none",
+    source="attnbench; after Pathfinder (arXiv:1805.08315)",
+    obtained="generated from a seed",
+    layouts=("probe_deep",),
+)
+class Flood(Probe):
+    """Walls are black and not asked; one free cell has a white frame, the seed.
+
+    Cells near a border are less often connected, and places tell of it: the floor is above chance.
+    """
+
+    num_classes = 2
+    chance = 50.0
+    floor = 58.4  # the best answer by place alone; tests/harness/test_probe_pictures.py estimates it
+    question = "are you connected with the marked cell through free cells? (mean of both classes' recalls)"
+    places = True
+    by_class = True
+
+    def draw(self, generator: Generator, count: int, side: int) -> Draw:
+        """See :class:`~attnbench.harness.probes.probe.Probe`."""
+        n, many = side**2, count * TRIES
+        rank = torch.rand(many, n, generator=generator, device=generator.device)
+        free = (rank < FREE).float()
+        seed = F.one_hot((rank * free).argmax(1), n).float()  # of the free cells a random one
+        filled = _fill(free.view(many, 1, side, side), seed.view(many, 1, side, side)).flatten(1)
+        from_half = (filled.sum(1) / free.sum(1) - 0.5).abs()
+        kept = from_half.view(count, TRIES).argmin(1) + TRIES * torch.arange(count, device=rank.device)
+        free, seed, filled = free[kept], seed[kept], filled[kept]
+        glyphs = (free * 2 - 1)[..., None].expand(-1, -1, 9)
+        targets = torch.where((free > 0) & (seed == 0), filled.long(), NOT_ASKED)
+        images = paint(glyphs, seed[..., None].expand(-1, -1, 3), side)
+        return Draw(images, targets, torch.full_like(targets, NO_SOURCE))
+
+
+def _fill(free: Tensor, seed: Tensor) -> Tensor:
+    """Cells of (B, 1, h, w) connected with the seeds by steps to four neighbours, all inside ``free``."""
+    filled, before = seed, -1.0
+    while (total := float(filled.sum())) != before:
+        before = total
+        for _ in range(6):
+            filled = torch.maximum(
+                F.max_pool2d(filled, (3, 1), stride=1, padding=(1, 0)),
+                F.max_pool2d(filled, (1, 3), stride=1, padding=(0, 1)),
+            ).mul_(free)
+    return filled

@@ -1,0 +1,1 @@
+"""Probes: generated tasks that tell mechanisms apart for a stated reason, and how a run of one is scored."""

@@ -1,0 +1,121 @@
+"""What a probe is: a task whose pictures are made from a seed, and whose answers have a known source.
+
+A probe is a data set (:func:`attnbench.datasets.register_dataset` with ``task="probe"``) whose class derives
+from :class:`Probe` and draws pictures. Training, validation and test pictures cannot overlap, whatever the
+seeds: a picture's own content says which of the three it belongs to (:func:`split_of`).
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+CELL = 4
+"""Pixels a side of a cell. A cell is a token of the layout ``probe``."""
+
+NOT_ASKED = -100
+"""Target of a cell that is not asked; what cross-entropy ignores."""
+
+NO_SOURCE = -1
+"""Source of a cell whose answer no single other cell holds."""
+
+SPLITS = ("train", "validation", "test")
+_OF_SIXTEEN = (14, 1, 1)  # pictures of each split, of sixteen
+
+
+class Draw(NamedTuple):
+    """Pictures and what is asked of them.
+
+    ``images``: (B, C, 4·side, 4·side). ``targets``: (B, N) classes, :data:`NOT_ASKED` elsewhere. ``source``:
+    (B, N) number of the cell that holds the answer, :data:`NO_SOURCE` where there is no one such cell.
+    """
+
+    images: Tensor
+    targets: Tensor
+    source: Tensor
+
+    def take(self, chosen: Tensor | slice) -> "Draw":
+        """Some of the pictures."""
+        return Draw(self.images[chosen], self.targets[chosen], self.source[chosen])
+
+
+class Probe(ABC):
+    """A task on pictures of cells; one instance for each size that is trained at.
+
+    Class attributes say how it is read: ``chance``, percent right by guessing; ``floor``, percent that a
+    model reaches whose tokens know nothing of each other (chance unless places tell something);
+    ``question``, one sentence that a table prints; ``places``, whether the images get channels that tell a
+    cell's place; ``by_class``, whether accuracy is the mean over classes, so that guessing the frequent one
+    gains nothing; ``rung``, the rung of position terms that all mechanisms are put on.
+
+    Args:
+        side: cells a side that are trained at; a load such as the number of pairs follows from it, and stays
+            when pictures of another size are drawn to test at.
+    """
+
+    num_classes: ClassVar[int]
+    chance: ClassVar[float]
+    floor: ClassVar[float]
+    question: ClassVar[str]
+    places: ClassVar[bool] = False
+    by_class: ClassVar[bool] = False
+    rung: ClassVar[str] = "authors"
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    @abstractmethod
+    def draw(self, generator: Generator, count: int, side: int) -> Draw:
+        """``count`` pictures of side × side cells, on the generator's device, without channels for places."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return 3 + 12 * self.places
+
+    def sample(self, generator: Generator, count: int, split: str, side: int = 0) -> Draw:
+        """``count`` pictures of one split, with channels for places if the task needs them.
+
+        Args:
+            generator: of the seed and on the device of the run.
+            count: how many.
+            split: ``train``, ``validation`` or ``test``.
+            side: cells a side; 0 for the one trained at.
+        """
+        side = side or self.side
+        share = _OF_SIXTEEN[SPLITS.index(split)] / 16
+        kept: list[Draw] = []
+        missing = count
+        while missing > 0:
+            some = self.draw(generator, max(8, int(1.25 * missing / share)), side)
+            some = some.take(split_of(some.images) == SPLITS.index(split)).take(slice(missing))
+            kept.append(some)
+            missing -= len(some.images)
+        images, targets, source = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        return Draw(with_places(images) if self.places else images, targets, source)
+
+
+def split_of(images: Tensor) -> Tensor:
+    """(B,) number of the split that each picture belongs to: a hash of its pixels, the same everywhere."""
+    pixels = (images.flatten(1) * 2).round().long()
+    index = torch.arange(pixels.shape[1], device=images.device)
+    index = (index + 1) * -0x61C8864680B583EB  # 2^64 over the golden ratio: an odd number with mixed bits
+    index = (index ^ (index >> 29)) * -0x40A7B892E31B1A47
+    mixed = (pixels * index).sum(1)  # wraps at 2^64, so that the order of the sum does not matter
+    mixed = (mixed ^ (mixed >> 31)) * -0x61C8864680B583EB
+    slot = (mixed >> 40) & 15
+    return (slot >= _OF_SIXTEEN[0]).long() + (slot >= _OF_SIXTEEN[0] + _OF_SIXTEEN[1]).long()
+
+
+def with_places(images: Tensor) -> Tensor:
+    """Images with 12 more channels: sine and cosine of a cell's row and column, 32, 16 and 4 cells long.
+
+    The same for all mechanisms: it stands in for a position embedding where a task needs places.
+    """
+    at = torch.arange(images.shape[-1] // CELL, device=images.device, dtype=images.dtype)
+    waves = torch.stack([f(2 * torch.pi * at / n) for n in (32, 16, 4) for f in (torch.sin, torch.cos)])
+    waves = waves.repeat_interleave(CELL, 1)  # (6, pixels)
+    rows = waves[:, :, None].expand(-1, -1, waves.shape[1])
+    planes = torch.cat((rows, rows.transpose(1, 2)))
+    return torch.cat((images, planes.expand(len(images), -1, -1, -1)), dim=1)
