@@ -26,9 +26,21 @@ SUITE = 2
 """Version of the suite: raised when a check is added or becomes stricter, which ends older certificates."""
 
 OWN = Path("attnbench-results") / "certificates"
+"""The user's own; :func:`look_beside` moves it."""
 SHIPPED = Path(__file__).parent / "results" / "certificates"
 if not SHIPPED.parent.is_dir():  # a checkout without symbolic links, not installed
     SHIPPED = Path(__file__).parent.parent / "results" / "certificates"
+
+
+def look_beside(records: Path) -> None:
+    """Take the user's own certificates from where ``attnbench check`` puts them for these records.
+
+    Args:
+        records: a folder ``<out>/records``, or a file in one; the certificates are in ``<out>/certificates``.
+    """
+    global OWN
+    folder = records.parent if records.suffix == ".jsonl" else records
+    OWN = folder.absolute().parent / "certificates"
 
 
 class Certificate(BaseModel):

@@ -2,8 +2,8 @@
 
 A library is a few source files with a plain C interface: no Python and no torch headers, so that it builds
 in seconds with any GCC or Clang, needs no ninja, and outlives an update of torch. It is compiled for the
-processor it runs on and kept in a cache folder (ATTNBENCH_CACHE, or ``attnbench`` in XDG_CACHE_HOME or
-``~/.cache``) under a key of all that could change it: sources, compiler and its version, flags, processor.
+processor it runs on and kept in a cache folder (ATTNBENCH_CACHE, or ``attnbench`` in the user's
+cache folder) under a key of all that could change it: sources, compiler and its version, flags, processor.
 """
 
 import contextlib
@@ -19,6 +19,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import platformdirs
+
+from attnbench import processor
 from attnbench.errors import ImplementationError
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -80,7 +83,7 @@ def cache_folder() -> Path:
     """Where compiled libraries are kept; it need not exist."""
     if chosen := os.environ.get("ATTNBENCH_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attnbench"
+    return platformdirs.user_cache_path("attnbench", appauthor=False)
 
 
 @functools.cache
@@ -154,11 +157,6 @@ def _version(compiler: tuple[str, ...]) -> str:
 @functools.cache
 def _processor() -> str:
     """Model and instruction sets, so that machines which share a home folder do not share a library."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.platform() + platform.processor()
-    first = text.partition("\n\n")[0].splitlines()
-    return "\n".join(
-        line for line in first if line.startswith(("model", "flags", "Features", "CPU", "cpu\t"))
-    )
+    names = [name for name in processor.facts() if name.startswith(("model", "flags", "Features", "CPU"))]
+    told = "\n".join(f"{name}: {processor.facts()[name]}" for name in names)
+    return told or platform.platform() + platform.processor()

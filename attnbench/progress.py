@@ -2,24 +2,34 @@
 
 import sys
 import time
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+
+class Progress(Protocol):
+    """What work reports to while it goes on."""
+
+    def phase(self, title: str, total: int) -> None:
+        """A phase of ``total`` equal steps begins."""
+
+    def step(self, what: str) -> None:
+        """One step of the phase is done."""
+
+    def at_least(self, done: int, what: str) -> None:
+        """One more, or ``done`` steps if that is more: time, not work, may end the phase."""
+
+    def say(self, line: str) -> None:
+        """A line for the user."""
 
 
 class TerminalProgress:
     """One bar per phase."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
+        self._bars = Bars(
             TextColumn("{task.description:<28}"),
             BarColumn(),
             MofNCompleteColumn(),

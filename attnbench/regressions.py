@@ -15,8 +15,6 @@ from attnbench.errors import AttnbenchError
 from attnbench.metrics import Value
 from attnbench.record import Measurement
 
-MARGIN = 0.02
-"""Speeds closer than this are not told apart: another process lays out memory in another way."""
 _IGNORED = ("commit", "dirty", "clocks", "platform")
 """Facts of an environment that are no condition of a number, or come with one that is."""
 
@@ -51,12 +49,15 @@ class Row:
     """Whether the second set is worse."""
 
 
-def compare(before: Sequence[Measurement], after: Sequence[Measurement], margin: float = MARGIN) -> list[Row]:
+def compare(
+    before: Sequence[Measurement], after: Sequence[Measurement], margin: float | None = None
+) -> list[Row]:
     """Every cell of either set, in the order of the first.
 
     Args:
         before, after: measurements, oldest first; of equal cells the newest counts.
-        margin: share by which speeds must differ to be told apart.
+        margin: share by which speeds must differ to be told apart; None for what the processes that both
+            sets were measured in ask for, see :data:`attnbench.statistics.MARGIN`.
 
     Raises:
         AttnbenchError: a set has records of several machines and the other of none of them, or no cell is
@@ -138,7 +139,7 @@ def _row(
     b: Measurement,
     baseline_a: Measurement | None,
     baseline_b: Measurement | None,
-    margin: float,
+    margin: float | None,
 ) -> Row:
     differs = list(_differing(a, b))
     start = (_words(b), b.name, b.unit or a.unit, a.value, b.value)
@@ -171,7 +172,7 @@ def _speed(
     b: Measurement,
     baseline_a: Measurement | None,
     baseline_b: Measurement | None,
-    margin: float,
+    margin: float | None,
 ) -> tuple[str, tuple[float, float, float], str]:
     """Verdict, ratio with its interval, and what it is the ratio of."""
     samples, basis = (a.samples or [a.value or 0.0], b.samples or [b.value or 0.0]), ""
@@ -182,7 +183,8 @@ def _speed(
         if same:
             samples = _relative(a, baseline_a), _relative(b, baseline_b)
             basis = f"relative to {baseline_a.cell.mechanism}"
-    interval = statistics.unpaired_interval(samples[1], samples[0])
+    processes = b.details.get("process_of_block"), a.details.get("process_of_block")
+    interval = statistics.unpaired_interval(samples[1], samples[0], *processes)
     verdict = statistics.verdict(interval, margin)
     if is_baseline:  # the machine, not a mechanism: what others are measured by cannot be a regression
         verdict = f"baseline: {verdict}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from attnbench import processor
 from attnbench.errors import AttnbenchError
 from attnbench.harness import frequencies
 
@@ -44,7 +45,7 @@ def machine(device: torch.device) -> str:
     """A short name of the computer as far as it bears on speed, e.g. ``amd-epyc-2-threads``."""
     if device.type == "cuda":
         return _slug(torch.cuda.get_device_name(device))
-    return _slug(f"{_cpu_name()} {torch.get_num_threads()} threads")
+    return _slug(f"{processor.name()} {torch.get_num_threads()} threads")
 
 
 def pin_allocator() -> None:
@@ -78,7 +79,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor.name(),
         "cpu_count": os.cpu_count(),
         "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
         "cuda": torch.version.cuda if device.type == "cuda" else None,
@@ -138,15 +139,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-@functools.cache
-def _cpu_name() -> str:
-    try:
-        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        match = None
-    return match.group(1).strip() if match else platform.processor() or platform.machine()
 
 
 def _slug(text: str) -> str:

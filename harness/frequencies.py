@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attnbench import processor
+
 _CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-_CPUINFO = Path("/proc/cpuinfo")
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
@@ -35,9 +36,8 @@ def _processor() -> dict[str, Any]:
     for name, file in (("mhz", "scaling_cur_freq"), ("max_mhz", "cpuinfo_max_freq")):
         if (text := _read(_CPUFREQ / file).strip()).isdigit():
             facts[name] = int(text) / 1000
-    now = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", _read(_CPUINFO), re.MULTILINE)
-    if now and "mhz" not in facts:
-        facts["mhz"] = float(now[0])
+    if now := processor.facts().get("cpu MHz"):
+        facts.setdefault("mhz", float(now))
     return facts
 
 
@@ -58,13 +58,22 @@ def _gpu(identifier: str) -> dict[str, Any]:
     return facts
 
 
+def import_nvml() -> Any:
+    """The module of ``nvidia-ml-py``, which warns of a package that once had its name.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("pynvml")
+
+
 @contextlib.contextmanager
 def nvml() -> Iterator[Any]:
     """NVIDIA's management library (package ``nvidia-ml-py``), or ``None`` where it does not answer."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            library: Any = importlib.import_module("pynvml")
+        library = import_nvml()
         library.nvmlInit()
     except Exception:  # not installed, no driver, or one of another version
         yield None

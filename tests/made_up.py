@@ -2,9 +2,11 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from attnbench import statistics
+from attnbench.harness.timing.blocks import Effort, measure_blocks
 from attnbench.harness.timing.clock import Sample
 from attnbench.harness.timing.replay import Replay
 from attnbench.harness.timing.session import Prepared
@@ -69,3 +71,76 @@ def cell(name: str, **fields: object) -> Cell:
     return Cell(
         mechanism=name, layout="swin_pico", metric="throughput", mode="infer", precision="fp32", resolution=28
     ).model_copy(update=fields)
+
+
+MadeUp = Callable[[random.Random], Callable[[], float]]
+"""Makes a machine: seconds that the next sample takes, of work that takes one second."""
+
+
+def simulated(
+    world: MadeUp, effort: Effort, runs: int, seed: int = 0, ratio: float = 1.0
+) -> Iterator[statistics.RatioInterval]:
+    """Compare two candidates in a made-up world; the first is ``ratio`` times as fast as the baseline."""
+    for number in range(runs):
+        draw = random.Random(f"{seed} {number}")
+        machine = world(draw)
+        samplers = {
+            "other": lambda machine=machine: _sample(machine() / ratio),
+            "baseline": lambda machine=machine: _sample(machine()),
+        }
+        steps = dict.fromkeys(samplers, 1)
+        blocks = measure_blocks("", samplers, steps, effort, baseline="baseline", draw=draw)
+        yield statistics.ratio_interval(blocks.of("other"), blocks.of("baseline"))
+
+
+def _sample(seconds: float) -> Sample:
+    return Sample(seconds, seconds)
+
+
+def normal(draw: random.Random) -> Callable[[], float]:
+    """Independent noise of 3 %."""
+    return lambda: math.exp(draw.gauss(0, 0.03))
+
+
+def heavy(draw: random.Random) -> Callable[[], float]:
+    """Noise of 1 %, and one sample in ten interrupted for up to many times its length (Pareto)."""
+    return lambda: math.exp(draw.gauss(0, 0.01)) * (draw.paretovariate(1.2) if draw.random() < 0.1 else 1.0)
+
+
+def correlated(draw: random.Random) -> Callable[[], float]:
+    """Noise that remembers: each sample's is nine tenths of the one before."""
+    state = 0.0
+
+    def machine() -> float:
+        nonlocal state
+        state = 0.9 * state + draw.gauss(0, 0.03)
+        return math.exp(state)
+
+    return machine
+
+
+def drifting(draw: random.Random) -> Callable[[], float]:
+    """A machine that grows 1 % slower with every sample, with noise of 1 %."""
+    taken = 0
+
+    def machine() -> float:
+        nonlocal taken
+        taken += 1
+        return math.exp(0.01 * taken + draw.gauss(0, 0.01))
+
+    return machine
+
+
+def loaded(draw: random.Random) -> Callable[[], float]:
+    """A load comes and goes: half as slow again for a while, with noise of 2 %."""
+    busy = False
+
+    def machine() -> float:
+        nonlocal busy
+        busy ^= draw.random() < 0.05
+        return (1.5 if busy else 1.0) * math.exp(draw.gauss(0, 0.02))
+
+    return machine
+
+
+WORLDS: dict[str, MadeUp] = {world.__name__: world for world in (normal, heavy, correlated, drifting, loaded)}

@@ -173,3 +173,16 @@ def test_mistake_is_one_clear_line_and_status_2(tmp_path: Path, mistake: str) ->
     (line,) = run.stderr.splitlines()
     assert line.startswith("attnbench: error: ")
     assert message in line
+
+
+@pytest.mark.parametrize("records", ["out/records", "out/records/machine.jsonl"])
+def test_certificates_lie_beside_the_records_wherever_the_command_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: str
+) -> None:
+    passed = certificates.Certificate.of(get("bra"), [result("builds", True)])
+    certificates.write(tmp_path / "out" / "certificates", passed)
+    monkeypatch.chdir(tmp_path)
+    assert not certificates.is_valid("bra")
+    certificates.look_beside(Path(records))
+    monkeypatch.chdir("/")
+    assert certificates.is_valid("bra")

@@ -4,8 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from attnbench import letters as display
 from attnbench import statistics
+from attnbench.letters import letters
 
 
 def draw(rng: np.random.Generator, blocks: int, ratio: float = 1.0, noise: float = 0.05) -> tuple:
@@ -34,9 +37,14 @@ def test_signed_rank_distribution_is_the_tabulated_one() -> None:
     assert statistics._signed_rank_quantile(5, 0.025) == 0
 
 
-@pytest.mark.parametrize(("freedom", "t"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262)])
-def test_student_is_the_tabulated_one(freedom: int, t: float) -> None:
-    assert statistics._student_inside(t, freedom) == pytest.approx(0.95, abs=1e-4)
+def test_p_values_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(3)
+    for blocks in (3, 5, 7, 12, 30):
+        candidate, baseline = draw(rng, blocks, 1.03)
+        d = np.log(baseline / candidate)
+        many = blocks >= statistics.SIGNED_RANK_BLOCKS
+        expected = stats.wilcoxon(d, method="exact") if many else stats.ttest_1samp(d, 0)
+        assert statistics.p_value(candidate, baseline, margin=0) == pytest.approx(expected.pvalue)
 
 
 @pytest.mark.parametrize("blocks", [3, 5, 6, 8, 15, 40])
@@ -48,20 +56,69 @@ def test_interval_holds_the_true_ratio_as_often_as_it_says(blocks: int, ratio: f
     assert missed <= 45  # 30 expected; four standard deviations above would be 51
 
 
-def test_bootstrap_agrees_where_blocks_are_many_and_covers_too_little_where_few() -> None:
+def several(rng: np.random.Generator, processes: int, blocks: int, between: float, ratio: float = 1) -> tuple:
+    """Samples of two candidates whose processes differ by ``between``, with noise of 1 % within."""
+    seconds = [
+        np.exp(np.repeat(rng.normal(0, between, processes), blocks) + rng.normal(0, 0.01, processes * blocks))
+        for _ in range(2)
+    ]
+    return seconds[0] / ratio, seconds[1], np.repeat(np.arange(processes), blocks)
+
+
+@pytest.mark.parametrize(("processes", "blocks"), [(2, 8), (3, 1), (5, 3), (8, 20)])
+@pytest.mark.parametrize("ratio", [1.0, 1.05])
+def test_interval_holds_what_differs_between_processes(processes: int, blocks: int, ratio: float) -> None:
+    rng = np.random.default_rng(processes)
+    found = [statistics.ratio_interval(*several(rng, processes, blocks, 0.01, ratio)) for _ in range(1000)]
+    assert sum(not i.low <= ratio <= i.high for i in found) <= 75  # 50 expected, a deviation is 7
+    assert {(i.method, i.processes, i.margin) for i in found} == {("processes", processes, 0.0)}
+
+
+def test_blocks_alone_do_not_hold_what_differs_between_processes() -> None:
+    """Why one process has a margin: its interval leaves the truth out more often than not."""
     rng = np.random.default_rng(0)
-    many = draw(rng, 200, 1.1)
-    interval = statistics.ratio_interval(*many)
-    assert statistics.bootstrap_interval(*many) == pytest.approx((interval.low, interval.high), abs=0.004)
-    few = [statistics.bootstrap_interval(*draw(rng, 5), resamples=400) for _ in range(300)]
-    assert sum(not low <= 1 <= high for low, high in few) / 300 > 0.07
+    one = [statistics.ratio_interval(*several(rng, 1, 60, 0.01)[:2]) for _ in range(200)]
+    assert sum(not i.low <= 1 <= i.high for i in one) > 100
+    assert all(statistics.verdict(i) == "cannot tell" for i in one if abs(i.ratio - 1) < statistics.MARGIN)
+    assert {i.margin for i in one} == {statistics.MARGIN}
+
+
+def test_a_process_of_outliers_does_not_make_a_difference() -> None:
+    candidate, baseline, processes = several(np.random.default_rng(1), 6, 10, 0.005)
+    candidate[:10] *= 1.5
+    interval = statistics.ratio_interval(candidate, baseline, processes)
+    assert statistics.verdict(interval) == "cannot tell"
+    assert interval.half_width > 0.05
+
+
+def test_more_processes_give_narrower_intervals_and_more_blocks_do_not() -> None:
+    def width(processes: int, blocks: int) -> float:
+        rng = np.random.default_rng(4)
+        widths = [
+            statistics.ratio_interval(*several(rng, processes, blocks, 0.01)).half_width for _ in range(100)
+        ]
+        return float(np.median(widths))
+
+    assert width(12, 10) < 0.5 * width(4, 10)
+    assert width(4, 100) > 0.8 * width(4, 10)
+
+
+def test_two_runs_of_several_processes_are_compared_by_process() -> None:
+    rng = np.random.default_rng(5)
+    missed = 0
+    for _ in range(400):
+        after, before, processes = several(rng, 5, 10, 0.01)
+        interval = statistics.unpaired_interval(after, before, processes, processes)
+        missed += not interval.low <= 1 <= interval.high
+    assert interval.margin == 0
+    assert missed <= 32  # 20 expected
+    assert statistics.unpaired_interval(after, before, processes).margin == statistics.MARGIN
 
 
 def test_a_single_block_tells_nothing() -> None:
     interval = statistics.ratio_interval([1.0], [2.0])
     assert (interval.low, interval.high) == (0, math.inf)
     assert statistics.verdict(interval) == "cannot tell"
-    assert statistics.bootstrap_interval([1.0], [2.0]) == (0, math.inf)
 
 
 def test_differences_inside_the_margin_are_not_told() -> None:
@@ -98,23 +155,23 @@ def test_rows_share_a_letter_where_they_are_not_told_apart() -> None:
     rng = np.random.default_rng(1)
     machine = rng.lognormal(0, 0.2, 15)  # common to all in a block
     centres = {"slow": 1.0, "a": 1.2, "b": 1.2, "fast": 1.5}
-    found = statistics.letters({row: c * machine * rng.lognormal(0, 0.01, 15) for row, c in centres.items()})
+    found = letters({row: c * machine * rng.lognormal(0, 0.01, 15) for row, c in centres.items()})
     assert found == {"slow": "c", "a": "b", "b": "b", "fast": "a"}
     assert list(found) == list(centres)
 
 
 def test_letters_bridge_groups_that_overlap() -> None:
     """Told apart: only the outermost two. The middle one bears both letters."""
-    assert statistics._groups(["x", "y", "z"], {frozenset("xz")}) in (
+    assert display._groups(["x", "y", "z"], {frozenset("xz")}) in (
         [frozenset("xy"), frozenset("yz")],
         [frozenset("yz"), frozenset("xy")],
     )
 
 
 def test_letters_of_one_row_and_of_many() -> None:
-    assert statistics.letters({"only": [1.0, 2.0]}) == {"only": "a"}
+    assert letters({"only": [1.0, 2.0]}) == {"only": "a"}
     rows = {f"r{i:02}": [1.2**i] * 15 for i in range(30)}
-    found = statistics.letters(rows)
+    found = letters(rows)
     assert len(set(found.values())) == 30
     assert (found["r29"], found["r00"]) == ("a", "<ad>")
 
@@ -122,7 +179,25 @@ def test_letters_of_one_row_and_of_many() -> None:
 def test_letters_seldom_tell_equal_rows_apart() -> None:
     rng = np.random.default_rng(2)
     told = sum(
-        len(set(statistics.letters({str(r): rng.lognormal(0, 0.05, 12) for r in range(5)}).values())) > 1
+        len(set(letters({str(r): rng.lognormal(0, 0.05, 12) for r in range(5)}).values())) > 1
         for _ in range(100)
     )
     assert told <= 8
+
+
+def test_letters_of_several_processes_have_no_margin_and_hold_what_differs_between_them() -> None:
+    rng = np.random.default_rng(6)
+    processes = np.repeat(np.arange(8), 5)
+
+    def row(speed: float) -> np.ndarray:
+        return speed * np.exp(rng.normal(0, 0.003, 8)[processes] + rng.normal(0, 0.003, 40))
+
+    rows = {"a": row(1.0), "near": row(1.02), "like near": row(1.02)}
+    assert letters(rows, processes) == {"a": "b", "near": "a", "like near": "a"}
+    assert set(letters(rows).values()) == {"a"}  # one process: within the margin
+    assert letters(rows, margin=0.005)["a"] == "b"
+
+
+def test_runs_that_share_no_process_number_are_refused() -> None:
+    with pytest.raises(ValueError, match="as many processes"):
+        statistics.ratio_interval([1.0, 1.0], [1.0, 1.0], [0])

@@ -15,15 +15,6 @@ def attnbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_false_alarms_in_made_up_noise(tmp_path: Path) -> None:
-    found = attnbench("run", "--aa", "--simulated", "--runs", "40", cwd=tmp_path)
-    assert found.returncode == 0, found.stderr
-    lines = found.stdout.splitlines()
-    assert len(lines) == 10
-    assert all("false alarms in 40 runs" in line for line in lines)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.slow
 def test_a_model_against_itself(tmp_path: Path) -> None:
     found = attnbench(*QUICK[:5], "--aa", "--runs", "2", "--budget", "2", cwd=tmp_path)
@@ -58,7 +49,6 @@ def test_baseline_regimes_threads_and_precision_are_in_the_record(tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--simulated",), "--simulated belongs to --aa"),
         (("--baseline", "swin"), "swin"),
         (("--regime", "largets"), "did you mean"),
         (("--threads", "none"), "--threads must be a whole number"),

@@ -1,6 +1,6 @@
 """Options of ``attnbench run`` that concern timing, and ``--aa``: the timing put to the test."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,8 +38,7 @@ _OPTIONS = (
         "--budget", default="", metavar="SECONDS", help="For each group's blocks.  [default: the preset's]"
     ),
     click.option("--aa", is_flag=True, help="Compare the baseline with itself: how often is that an alarm?"),
-    click.option("--simulated", is_flag=True, help="With --aa: in made-up noise, not on this machine."),
-    click.option("--runs", default="", metavar="N", help="With --aa.  [default: 20; 200 simulated]"),
+    click.option("--runs", default="", metavar="N", help="With --aa.  [default: 20]"),
 )
 
 
@@ -59,8 +58,6 @@ def read(values: dict[str, Any]) -> dict[str, Any]:
     baseline = values["baseline"]
     if baseline != "none":
         (baseline,) = names("mechanism", baseline, [*registry.names(), *baselines.TITLES]) or ("",)
-    if values["simulated"] and not values["aa"]:
-        raise AttnbenchError("--simulated belongs to --aa: give both, or neither")
     if values["aa"] and baseline == "none":
         raise AttnbenchError("--aa compares the baseline with itself: give one with --baseline NAME")
     positive("threads", values["threads"], 0)
@@ -85,37 +82,16 @@ def put_to_the_test(request: "Request", values: dict[str, Any]) -> None:
     Raises:
         AttnbenchError: it is above 5 %.
     """
-    rates = _simulated(values) if values["simulated"] else _real(request, values)
-    if max(rates) > 0.05:
+    rate = _real(request, values)
+    if rate > 0.05:
         raise AttnbenchError(
-            f"a model differs from itself in {max(rates):.1%} of the runs, where 5 % are allowed; "
+            f"a model differs from itself in {rate:.1%} of the runs, where 5 % are allowed; "
             "quieten the machine, or distrust small differences"
         )
 
 
-def _simulated(values: dict[str, Any]) -> Iterable[float]:
-    """200 runs in each made-up world, stopped as a run of the ``full`` preset is."""
-    from attnbench.harness.timing import aa
-    from attnbench.harness.timing.blocks import Effort
-
-    count = positive("runs", values["runs"], 200)
-    rates = []
-    for few, effort in ((True, Effort(0, 3, 3, 0)), (False, Effort(0, 15, 400, 1e9, half_width=0.01))):
-        for name, world in aa.WORLDS.items():
-            runs = list(aa.simulated(world, effort, count))
-            known = list(aa.simulated(world, effort, count, seed=1, ratio=1.1))
-            covered = sum(run.low <= 1.1 <= run.high for run in known) / count
-            click.echo(
-                f"{'3 blocks' if few else 'until ±1 %'}, {name + ' noise,':<17} {_summary(runs)}; "
-                f"a ratio of 1.10 lies inside {covered:.1%} of the intervals"
-            )
-            rates.append(aa.rate(runs))
-    return rates
-
-
-def _real(request: "Request", values: dict[str, Any]) -> Iterable[float]:
+def _real(request: "Request", values: dict[str, Any]) -> float:
     """Runs on this machine, each until the interval is within ±2 % or the budget is spent."""
-    from attnbench import statistics
     from attnbench.harness import environment
     from attnbench.harness.run import plan
     from attnbench.harness.run.candidates import Candidates
@@ -134,7 +110,6 @@ def _real(request: "Request", values: dict[str, Any]) -> Iterable[float]:
         effort,
         positive("runs", values["runs"], 20),
         QuietProgress(),
-        statistics.MARGIN_IN_PROCESS if request.in_process else statistics.MARGIN,
     )
     for run in found:
         runs.append(run)
@@ -143,8 +118,8 @@ def _real(request: "Request", values: dict[str, Any]) -> Iterable[float]:
             f"after {run.blocks} blocks: {run.verdict}"
         )
     click.echo(f"{cell}, {request.layout}, batch {cell.batch_size}, against itself: {_summary(runs)}")
-    click.echo(f"the harness's own share of the time: {median(run.harness_share or 0 for run in runs):.1%}")
-    return [aa.rate(runs)]
+    click.echo(f"the harness's own share of the time: {median(run.harness_share for run in runs):.1%}")
+    return aa.rate(runs)
 
 
 def _summary(runs: "list[Run]") -> str:

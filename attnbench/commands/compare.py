@@ -25,7 +25,12 @@ FORMATS = ("md", "csv", "json")
 @click.argument("after", metavar="B")
 @click.option("--format", "form", default="md", show_default=True, help="md, csv or json.")
 @click.option("--output", default="", metavar="FILE", help="Write there instead of to the terminal.")
-@click.option("--margin", default="2", show_default=True, metavar="PERCENT", help="Speeds closer are alike.")
+@click.option(
+    "--margin",
+    default="",
+    metavar="PERCENT",
+    help="Speeds closer are alike.  [default: 3; 0 where both sets have several processes per candidate]",
+)
 @click.option("--all", "every", is_flag=True, help="Show what is the same, too (csv and json always do).")
 def command(before: str, after: str, form: str, output: str, margin: str, every: bool) -> None:
     """Compare the records B with the records A: folders or files, of two commits or two machines.
@@ -36,10 +41,10 @@ def command(before: str, after: str, form: str, output: str, margin: str, every:
     if form not in FORMATS:
         raise UnknownNameError("format", form, FORMATS)
     try:
-        share = float(margin) / 100
+        share = float(margin) / 100 if margin else None
     except ValueError:
         share = -1.0
-    if not 0 <= share < 1:
+    if share is not None and not 0 <= share < 1:
         raise AttnbenchError(f"--margin must be a percentage from 0 to 100, got {margin!r}")
     from attnbench import regressions, store
 

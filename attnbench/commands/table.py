@@ -88,9 +88,10 @@ def command(
 def ablation(records: Path, form: str, layout: str | None, resolution: int | None, device: str | None) -> str:
     """The ablation table of records, rendered; ``None`` for what the newest record has."""
     format_name(form)
-    from attnbench import store, tables
+    from attnbench import certificates, store, tables
     from attnbench.tables import render
 
+    certificates.look_beside(records)
     found = store.read(records, warn)
     return render.render(tables.ablation(found, layout=layout, resolution=resolution, device=device), form)
 
@@ -117,8 +118,9 @@ def _check(name: str, layout: str, size: int, fill: bool, plot: str, rung: str) 
 
 def _read(folder: Path, must: bool) -> "list[Measurement]":
     """The records; none, with a warning, where there need not be any."""
-    from attnbench import store
+    from attnbench import certificates, store
 
+    certificates.look_beside(folder)
     if must or folder.exists():
         return store.read(folder, warn)
     warn(f"no records at {folder}: measured columns are empty; --fill counts parameters and MACs")

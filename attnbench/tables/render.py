@@ -1,13 +1,12 @@
 """A table of strings from raw values: Markdown, CSV, LaTeX (booktabs), HTML, all from one frame."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
 import pandas as pd
 
-from attnbench import baselines, registry
+from attnbench import baselines, markdown, registry
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.metrics import Value
 from attnbench.published import Figure
@@ -196,18 +195,10 @@ def title_of(row: str) -> str:
 
 
 def _markdown(table: Table, shown: pd.DataFrame) -> str:
-    rows = [list(shown.columns), *shown.to_numpy().tolist()]
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-
-    def line(row: Iterable[str]) -> str:
-        first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        return f"| {' | '.join([first.strip().ljust(widths[0]), *rest])} |"
-
-    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
+    rows = [[str(cell) for cell in row] for row in shown.to_numpy().tolist()]
+    body = markdown.table([str(heading) for heading in shown.columns], rows)
     notes = [f"[{number}] {note}" for number, note in enumerate(table.notes, start=1)]
-    body = [line(cells[0]), f"|{rule}|", *map(line, cells[1:])]
-    return "\n".join([table.title, "", *body, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
+    return "\n".join([table.title, "", body, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
 
 
 def _latex(table: Table, shown: pd.DataFrame) -> str:

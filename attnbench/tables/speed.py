@@ -13,8 +13,8 @@ import pandas as pd
 from attnbench import metrics
 from attnbench.baselines import is_baseline
 from attnbench.certificates import speed_refusal
+from attnbench.letters import letters
 from attnbench.record import Measurement
-from attnbench.statistics import letters
 from attnbench.tables.render import Column, Table
 
 WITHHELD = "withheld"
@@ -97,7 +97,9 @@ def _add_letters(table: Table, column: Column, found: dict[str, Measurement]) ->
     if not 2 <= len(samples) <= MOST_ROWS:
         return
     own = Column(f"letters_{column.suffix}", f"Letters {column.setting}", of=(column.name,))
-    known = letters(samples)
+    details = members[next(iter(samples))].details
+    margins = [m.details["margin"] for m in members.values() if "margin" in m.details]
+    known = letters(samples, details.get("process_of_block"), max(margins, default=None))
     table.raw[own.name] = [known.get(row) for row in table.raw.index]
     _insert(table, column, [own])
     for row, m in found.items():

@@ -13,12 +13,11 @@ The interval is Student's for the slope, at 95 %. The scatter is not chance but 
 windows, S rounded to a whole number), so it tells how well a power law describes the counts.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 
 from attnbench.errors import AttnbenchError
@@ -32,8 +31,6 @@ TAIL = 512
 """Pixels from which on the fit reads; below, terms of lower order still weigh."""
 _TOLERANCE = 0.02
 _ACTIVATIONS = ("bmm", "baddbmm")
-# Quantiles of Student's t at 0.975 for 1, 2, ... degrees of freedom.
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160)
 
 
 @dataclass(frozen=True)
@@ -157,14 +154,11 @@ def tail(resolutions: Sequence[int]) -> list[int]:
 
 def fit(tokens: Sequence[float], costs: Sequence[float]) -> Fit:
     """The power law through costs of three or more maps, none of them zero."""
-    x, y = [math.log(n) for n in tokens], [math.log(cost) for cost in costs]
-    mean_x, mean_y = fmean(x), fmean(y)
-    spread = sum((value - mean_x) ** 2 for value in x)
-    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
-    residual = sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
-    freedom = len(x) - 2
-    half = _STUDENT[min(freedom, len(_STUDENT)) - 1] * math.sqrt(residual / freedom / spread)
-    return Fit(slope, slope - half, slope + half)
+    from scipy import stats
+
+    found = stats.linregress(np.log(tokens), np.log(costs))
+    half = float(stats.t.ppf(0.975, len(tokens) - 2) * found.stderr)
+    return Fit(float(found.slope), float(found.slope) - half, float(found.slope) + half)
 
 
 def _parts(spec: MechanismSpec, site: Site, options: dict[str, Any]) -> tuple[int, int]:

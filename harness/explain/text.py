@@ -6,6 +6,7 @@ from typing import Any
 from attnbench.harness import environment
 from attnbench.harness.explain.account import Row
 from attnbench.harness.explain.gap import MEANING, Comparison, Explained
+from attnbench.markdown import table
 
 OPERATORS = 12
 """Rows of the table of operators; JSON holds all."""
@@ -106,7 +107,7 @@ def _gap(comparison: Comparison) -> str:
         for share in gap
     ]
     rows.append(["step", _ms(own.step_s), _ms(baseline.step_s), _ms(whole)])
-    return _table(["where the time goes", f"{own.name}, ms", f"{baseline.name}, ms", "gap, ms"], rows)
+    return table(["where the time goes", f"{own.name}, ms", f"{baseline.name}, ms", "gap, ms"], rows)
 
 
 def _phases(comparison: Comparison) -> str:
@@ -119,7 +120,7 @@ def _phases(comparison: Comparison) -> str:
     header += ["operators", "launches", "of roof", "most time is"]
     if own.total.backward_s == 0:
         rows, header = [row[:2] + row[3:] for row in rows], header[:2] + header[3:]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _cells(row: Row, of: Explained) -> list[str]:
@@ -144,9 +145,7 @@ def _operators(own: Explained) -> str:
         back = "" if direction == "forward" else f" ({direction})"
         cells = [_ms(row.seconds), f"{row.macs / 1e6:,.1f}", f"{row.moved / 2**20:,.1f}", str(row.calls)]
         rows.append([f"{phase}: {name}{back}", line, *cells, row.bound])
-    return _table(
-        ["slowest operators", "called at", "ms", "MMAC", "MiB moved", "calls", "most time is"], rows
-    )
+    return table(["slowest operators", "called at", "ms", "MMAC", "MiB moved", "calls", "most time is"], rows)
 
 
 def _blocks(own: Explained) -> str:
@@ -156,21 +155,8 @@ def _blocks(own: Explained) -> str:
         rows.append([block.path, _ms(block.operators_s), _ms(block.watched_s), f"{ratio - 1:+.1%}"])
     inside, watched = sum(b.operators_s for b in own.blocks), sum(b.watched_s for b in own.blocks)
     rows.append(["all blocks", _ms(inside), _ms(watched), f"{inside / watched - 1:+.1%}"])
-    return _table(["block, forward", "sum of phases, ms", "timed alone, ms", "difference"], rows)
+    return table(["block, forward", "sum of phases, ms", "timed alone, ms", "difference"], rows)
 
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.2f}"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown, with columns aligned so that it reads as text; all but the first are numbers."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-
-    def line(cells: list[str]) -> str:
-        padded = [cells[0].ljust(widths[0])]
-        padded += [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([line(header), line(rule), *map(line, rows)])

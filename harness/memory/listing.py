@@ -10,6 +10,7 @@ from attnbench.errors import AttnbenchError
 from attnbench.harness.memory.sweep import Point
 from attnbench.harness.memory.tracker import PARTS
 from attnbench.harness.memory.usage import Usage
+from attnbench.markdown import table
 
 FORMATS = ("md", "csv", "json")
 
@@ -42,14 +43,14 @@ def _markdown(points: list[Point]) -> str:
         largest = used.largest
         row.append(f"{_mib(largest.bytes)}: {largest.operator}, {largest.line}" if largest else "")
         rows.append(row)
-    lines = [_line(header), _line(["---:", "---", *["---:"] * (len(header) - 3), "---"]), *map(_line, rows)]
+    body = table(header, rows, left=(1, len(header) - 1))
     notes = [f"{point.resolution} px: {point.missing}" for point in points if point.missing]
     notes += [
         f"{point.resolution} px: the estimate is {point.estimated.peak / point.measured.peak - 1:+.1%} off"
         for point in points
         if point.estimated and point.measured
     ]
-    return "\n".join([*lines, *(["", *notes] if notes else [])])
+    return "\n".join([body, *(["", *notes] if notes else [])])
 
 
 def plot(points: list[Point], title: str, path: Path) -> None:
@@ -89,10 +90,6 @@ def _figures(points: list[Point]) -> list[tuple[int, str, Usage]]:
             if used is not None:
                 found.append((point.resolution, figure, used))
     return found
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _mib(size: int) -> str:

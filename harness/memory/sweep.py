@@ -1,10 +1,9 @@
 """Memory of one model over resolutions: an estimate for each, and a measured figure where it fits."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+import psutil
 import torch
 
 from attnbench.errors import AttnbenchError
@@ -75,10 +74,4 @@ def available(device: torch.device) -> int:
     """Bytes that are free on a device, or on the computer."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return psutil.virtual_memory().available

@@ -11,9 +11,10 @@ from attnbench.configurations import Configuration
 from attnbench.harness.run import runner
 from attnbench.harness.run.plan import PRESETS, Request
 from attnbench.layouts import get_layout
+from attnbench.progress import Progress
 
 
-def fill(models: Sequence[Configuration], out: Path, progress: runner.Progress) -> runner.Summary:
+def fill(models: Sequence[Configuration], out: Path, progress: Progress) -> runner.Summary:
     """Append records of what has none yet, below ``out``; one that fails becomes a record with the reason.
 
     Raises:

@@ -3,32 +3,16 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from attnbench import baselines, certificates, metrics, statistics, store
+from attnbench import baselines, certificates, metrics, store
 from attnbench.harness import environment
 from attnbench.harness.run.candidates import Candidates
 from attnbench.harness.run.cells import place
 from attnbench.harness.run.plan import Request, plan
 from attnbench.harness.timing.group import Group, groups, measure
 from attnbench.harness.workers.deaths import cause_of_error
+from attnbench.progress import Progress
 from attnbench.record import Cell, Measurement
-
-
-class Progress(Protocol):
-    """Where a run reports to; see :mod:`attnbench.progress`."""
-
-    def phase(self, title: str, total: int) -> None:
-        """A phase of ``total`` equal steps begins."""
-
-    def step(self, what: str) -> None:
-        """One step of the phase is done."""
-
-    def at_least(self, done: int, what: str) -> None:
-        """One more, or ``done`` steps if that is more: time, not work, may end the phase."""
-
-    def say(self, line: str) -> None:
-        """A line for the user."""
 
 
 @dataclass
@@ -54,6 +38,7 @@ def run(request: Request, progress: Progress) -> Summary:
     machine = environment.machine(request.device)
     records = request.out / "records" / f"{machine}.jsonl"
     store.check_writable(records.parent)
+    certificates.look_beside(records)
     cells = list(plan(request))
     known = set[str]()
     if not request.force:
@@ -134,7 +119,6 @@ def _together(planned: list[Cell], todo: list[Cell], recorder: _Recorder, progre
         for members in groups(planned):
             if any(cell.key() in wanted for cell in members):
                 chosen = [c for c in members if c.key() in wanted or c.mechanism == request.baseline]
-                margin = statistics.MARGIN_IN_PROCESS if request.in_process else statistics.MARGIN
                 effort = request.preset.effort
-                group = Group(chosen, request.baseline, effort, journal, request.force, margin)
+                group = Group(chosen, request.baseline, effort, journal, request.force)
                 recorder.write(*measure(group, candidates.open, progress))

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Protocol
 
-from attnbench import statistics, store
+from attnbench import store
 from attnbench.harness.timing import outcomes, plausible
 from attnbench.harness.timing.blocks import Block, Blocks, Effort, measure_blocks
 from attnbench.harness.timing.clock import ClockError, Sample, fault
 from attnbench.harness.timing.replay import Replay
 from attnbench.harness.timing.session import Candidate, Prepared
 from attnbench.harness.timing.warmup import Cap
+from attnbench.progress import Progress
 from attnbench.record import Cell, Measurement
 
 Open = Callable[[Cell], Candidate]
@@ -29,22 +29,6 @@ Open = Callable[[Cell], Candidate]
 Outcome = tuple[Cell, list[Measurement] | Exception]
 _REPLAYS = 5
 _JOURNAL_S = 1.0
-
-
-class Progress(Protocol):
-    """The part of a run's progress that timing reports to; see :mod:`attnbench.progress`."""
-
-    def phase(self, title: str, total: int) -> None:
-        """A phase of ``total`` equal steps begins."""
-
-    def step(self, what: str) -> None:
-        """One step of the phase is done."""
-
-    def at_least(self, done: int, what: str) -> None:
-        """One more, or ``done`` steps if that is more: time, not work, may end the phase."""
-
-    def say(self, line: str) -> None:
-        """A line for the user."""
 
 
 @dataclass
@@ -57,7 +41,6 @@ class Group:
         effort: how long.
         journal: file that blocks are kept in.
         force: begin anew, whatever the journal holds.
-        margin: of the verdicts; see :data:`attnbench.statistics.MARGIN`.
     """
 
     cells: list[Cell]
@@ -65,7 +48,6 @@ class Group:
     effort: Effort
     journal: Path
     force: bool = False
-    margin: float = statistics.MARGIN
     ready: dict[str, Prepared] = field(default_factory=dict, init=False)
     alive: dict[str, Candidate] = field(default_factory=dict, init=False)
     failed: dict[str, Exception] = field(default_factory=dict, init=False)
@@ -122,9 +104,7 @@ def measure(group: Group, open_candidate: Open, progress: Progress) -> list[Outc
     for key in blocks.failed:
         group.alive.pop(key).close()
     _verify(group, blocks)
-    context = outcomes.Context(
-        tag, group.by_key, group.ready, blocks, group.baseline_key, group.effort, group.margin
-    )
+    context = outcomes.Context(tag, group.by_key, group.ready, blocks, group.baseline_key, group.effort)
     found: list[Outcome] = [(group.by_key[key], error) for key, error in group.failed.items()]
     for key, candidate in group.alive.items():
         found.append((group.by_key[key], [outcomes.measurement(context, key, _replay(group, key))]))

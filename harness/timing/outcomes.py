@@ -25,7 +25,6 @@ class Context:
     blocks: Blocks
     baseline: str | None
     effort: Effort
-    margin: float = statistics.MARGIN
 
 
 def measurement(context: Context, key: str, replay: Replay | None = None) -> Measurement:
@@ -80,17 +79,14 @@ def _ratio(context: Context, key: str) -> dict[str, Any]:
         scale = context.ready[context.baseline].batch_size / context.ready[key].batch_size
         seconds = [s * scale for s in seconds]
     interval = statistics.ratio_interval(seconds, reference)
-    bootstrap = statistics.bootstrap_interval(seconds, reference)
     return baseline | {
         "ratio": interval.ratio,
         "ratio_low": interval.low,
         "ratio_high": interval.high,
         "confidence": interval.confidence,
         "interval": interval.method,
-        "bootstrap_low": bootstrap[0],
-        "bootstrap_high": bootstrap[1],
-        "verdict": statistics.verdict(interval, context.margin),
-        "margin": context.margin,
+        "verdict": statistics.verdict(interval),
+        "margin": interval.margin,
         "narrow_enough": interval.half_width <= context.effort.half_width,
     }
 

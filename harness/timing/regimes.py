@@ -5,15 +5,14 @@ run would take; a single image tells latency.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
+import psutil
 import torch
 
 REGIMES = ("fixed", "largest", "latency")
 LIMIT = {"cpu": 256, "cuda": 4096}
 """Images at which the search ends: a larger batch changes no rate by then."""
 _HEADROOM = 20  # one part of the largest batch that ran once is left free: allocators fragment
-_UNKNOWN = 8 * 2**30
 _SHARE = 0.5  # of the memory that is available on a CPU: what exceeds it is swapped, or kills
 
 
@@ -47,16 +46,9 @@ def cpu_limit(bytes_of_one: int, bytes_of_two: int, available: int) -> int:
 
 
 def memory() -> tuple[int, int]:
-    """Bytes of this computer's memory: what can be had without swapping, and all of it.
-
-    Where the system does not say (other than Linux), all of a modest computer's.
-    """
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
-        available, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
-    except (OSError, KeyError, ValueError):
-        return _UNKNOWN, _UNKNOWN
-    return available, total
+    """Bytes of this computer's memory: what can be had without swapping, and all of it."""
+    found = psutil.virtual_memory()
+    return found.available, found.total
 
 
 def ran_out(error: BaseException) -> bool:

@@ -5,12 +5,13 @@ which the device was throttled is no measurement of the candidates and is put as
 :mod:`attnbench.harness.timing.blocks`.
 """
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+
+from attnbench.harness.frequencies import import_nvml
 
 _REASONS = {  # bits of nvmlDeviceGetCurrentClocksEventReasons, nvml.h
     0x08: "hardware slowdown",
@@ -80,14 +81,10 @@ def sensors_of(device: torch.device, load: Callable[[], Any] | None = None) -> t
     if device.type != "cuda":
         return NO_SENSORS, "only GPUs have sensors that are read"
     try:
-        sensors = NvmlSensors((load or _import)(), f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        sensors = NvmlSensors((load or import_nvml)(), f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         sensors.read()
     except ImportError:
         return NO_SENSORS, "nvidia-ml-py is not installed: pip install 'attnbench[gpu]'"
     except Exception as error:  # NVMLError comes from the module that may not be there; MIG, containers
         return NO_SENSORS, f"NVML: {error}"
     return sensors, ""
-
-
-def _import() -> Any:
-    return importlib.import_module("pynvml")

@@ -5,9 +5,9 @@ fall, kernels are chosen. So steps run until the last samples show no trend, by 
 Kendall, or until a cap is reached, which the record then says.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 WINDOW = 8
 """Samples that are tested for a trend."""
@@ -56,17 +56,7 @@ def settled(seconds: Sequence[float]) -> bool:
 
 def trend(values: Sequence[float]) -> float:
     """Two-sided p-value of Mann and Kendall's test: how often values in random order rise or fall so."""
-    n = len(values)
-    falls = sum(values[i] > values[j] for i in range(n) for j in range(i + 1, n))
-    ties = sum(values[i] == values[j] for i in range(n) for j in range(i + 1, n))
-    fewest = min(falls, n * (n - 1) // 2 - ties - falls)
-    return min(1.0, 2 * sum(_inversions(n)[: fewest + ties // 2 + 1]))
+    from scipy.stats import kendalltau  # here: it takes a second, and only processes that time need it
 
-
-@lru_cache
-def _inversions(n: int) -> tuple[float, ...]:
-    """Probability of 0, 1, 2, ... inversions in a random permutation of n values."""
-    p = [1.0]
-    for m in range(2, n + 1):
-        p = [sum(p[max(0, k - m + 1) : k + 1]) / m for k in range(len(p) + m - 1)]
-    return tuple(p)
+    found = float(kendalltau(range(len(values)), values).pvalue)
+    return 1.0 if math.isnan(found) else found  # all values are the same

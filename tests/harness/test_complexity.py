@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from attnbench import AttnbenchError, Site, get, names, register_mechanism
 from attnbench.commands.complexity import command
-from attnbench.harness.counting import complexity, equations
-from attnbench.harness.counting.scaling import Rule, rules
+from attnbench.harness.counting import complexity
+from attnbench.harness.counting.scaling import Rule, optimal_regions, rules
 from attnbench.layouts.swin import SWIN_T
 from attnbench.registry import _State
 from attnbench.tables import render
@@ -25,27 +25,20 @@ FEW = (56, 224, 512, 1024, 2048)
 
 @pytest.mark.parametrize(("side", "topk"), [(56, 1), (28, 4), (14, 16), (512, 1), (100, 9)])
 def test_equation_9_minimises_equation_8(side: int, topk: int) -> None:
-    best = equations.optimal_regions(side, side, topk)
-    least = equations.flops(side, side, 96, topk, best)
-    assert least == pytest.approx(equations.minimal_flops(side, side, 96, topk))
-    searched = min(equations.flops(side, side, 96, topk, best * (0.5 + i / 1000)) for i in range(1500))
-    assert least <= searched * (1 + 1e-12)
+    def flops(regions: float) -> float:
+        return 3 * side**2 * 96**2 + 2 * regions**4 * 96 + 2 * topk * side**4 * 96 / regions**2
 
-
-def test_least_macs_lie_a_sixth_of_an_octave_above_equation_9() -> None:
-    best = equations.best_regions(56, 40, 4)
-    assert best == pytest.approx(2 ** (1 / 6) * equations.optimal_regions(56, 40, 4))
-    least = equations.minimal_macs(56, 40, 96, 4)
-    assert all(equations.macs(56, 40, 96, 4, best * factor) > least for factor in (0.9, 0.99, 1.01, 1.1))
-    n = 56 * 40
-    assert least == pytest.approx(4 * n * 96**2 + 3 * 4 ** (2 / 3) * n ** (4 / 3) * 96)
+    best = optimal_regions(side, side, topk)
+    searched = min(flops(best * (0.5 + i / 1000)) for i in range(1500))
+    assert flops(best) <= searched * (1 + 1e-12)
 
 
 @pytest.mark.parametrize(("side", "regions", "topk"), [(56, 7, 1), (56, 14, 4), (60, 12, 3)])
 def test_macs_of_bra_are_those_counted(side: int, regions: int, topk: int) -> None:
     rule = Rule("here", "", lambda *_: {"num_regions": regions, "topk": topk, "lepe_kernel": 0})
     counted = complexity.Counter(SWIN_T, 0).total(get("bra"), rule, side)
-    assert counted == 2 * equations.macs(side, side, 96, topk, regions)
+    n = side * side  # projections, routing, attention
+    assert counted == 2 * (4 * n * 96**2 + regions**4 * 96 + 2 * topk * n**2 * 96 / regions**2)
 
 
 def test_a_power_law_is_found_with_its_interval() -> None:
@@ -56,7 +49,7 @@ def test_a_power_law_is_found_with_its_interval() -> None:
     costs = [math.exp(x + e) for x, e in zip(range(4), (0.1, -0.1, -0.1, 0.1), strict=True)]
     scattered = complexity.fit([math.exp(x) for x in range(4)], costs)
     assert scattered.exponent == pytest.approx(1.0)
-    assert scattered.high - 1 == pytest.approx(4.303 * math.sqrt(0.04 / 2 / 5))
+    assert scattered.high - 1 == pytest.approx(4.303 * math.sqrt(0.04 / 2 / 5), rel=1e-3)
     assert scattered.agrees(1.25)
     assert not scattered.agrees(1.5)
 
