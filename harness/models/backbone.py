@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.layers import ClassifierHead
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.harness.models.checkpoints import load_checkpoint
 from attnbench.harness.models.layout_cost import WithFormula
 from attnbench.harness.models.parts import Block, make_merging, make_norm, make_stem
 from attnbench.harness.models.rungs import climb
-from attnbench.harness.models.timm_interface import Stage, TimmInterface
+from attnbench.harness.models.timm_interface import TimmInterface
 from attnbench.harness.setting import Setting
 from attnbench.implementations import executed
 from attnbench.layouts import Layout, get_layout
@@ -28,6 +29,25 @@ from attnbench.rungs import AUTHORS
 
 if TYPE_CHECKING:
     from attnbench.harness.models.build import Model
+
+
+class Stage(nn.Module):
+    """Merging (but in the first stage), then blocks."""
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, ⌈H/2⌉, ⌈W/2⌉, 2C), or to its own shape in the first stage."""
+        x = self.downsample(x)
+        if not self.grad_checkpointing:
+            return self.blocks(x)
+        for block in self.blocks:
+            x = recompute(block, x, use_reentrant=False)
+        return x
 
 
 class Backbone(WithFormula, TimmInterface):
@@ -76,6 +96,47 @@ class Backbone(WithFormula, TimmInterface):
         two = layout.token_labels and layout.num_classes > 0
         self.aux_head = nn.Linear(features, layout.num_classes) if two else None
         self.apply(_init_linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, in_chans, height, width) to logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images (B, in_chans, height, width) to the normed last map (B, H, W, C)."""
+        return self.norm(self.layers(self.patch_embed(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map (B, H, W, C) to logits (B, num_classes), or with ``pre_logits`` to what the classifier reads.
+
+        Without pooling the output is a map. With token labels and pooling, half of the best token's logit is
+        added for each class, as in LV-ViT (arXiv:2104.10858), whose way of training it is.
+        """
+        logits = self.head(x, pre_logits=pre_logits)
+        if self.aux_head is None or pre_logits or not self.global_pool:
+            return logits
+        return logits + self.aux_head(x).amax((1, 2)) / 2
+
+    def forward_dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images to logits (B, num_classes) of the image and (B, H, W, num_classes) of its tokens.
+
+        What a loss on token labels compares.
+
+        Raises:
+            AttnbenchError: the layout has no token labels.
+        """
+        if self.aux_head is None:
+            raise AttnbenchError(f"layout {self.layout.name} has no token labels, and so no head for tokens")
+        features = self.forward_features(x)
+        return self.head(features), self.aux_head(features)
+
+    def blocks(self) -> list[Block]:
+        """The blocks, in order."""
+        stages: Any = self.layers
+        return [block for stage in stages for block in stage.blocks]
+
+    def attentions(self) -> list[nn.Module]:
+        """The attention modules, in order."""
+        return [block.attn for block in self.blocks()]
 
 
 def create_model(

@@ -6,12 +6,12 @@ The parts say what they cost (:mod:`attnbench.harness.models.parts`), the attent
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from attnbench.errors import AttnbenchError
-from attnbench.harness.models.parts import Block, OverlappedStem, PatchStem
+from attnbench.harness.models.parts import OverlappedStem, PatchStem
 from attnbench.layouts import Layout
 from attnbench.registry import Site
 
@@ -26,14 +26,10 @@ class WithFormula(nn.Module):
     head: Any
     aux_head: nn.Module | None
 
-    def blocks(self) -> list[Block]:
-        """The blocks, in order."""
-        stages: Any = self.layers
-        return [block for stage in stages for block in stage.blocks]
+    if TYPE_CHECKING:  # of the backbone
 
-    def attentions(self) -> list[nn.Module]:
-        """The attention modules, in order."""
-        return [block.attn for block in self.blocks()]
+        def blocks(self) -> list[Block]: ...
+        def attentions(self) -> list[nn.Module]: ...
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image of height × width pixels, by phase: the layout's and the attention's.

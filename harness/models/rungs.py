@@ -38,7 +38,7 @@ _PROJECTIONS = (("qkv",), ("q", "kv"), ("q", "k", "v"), ("q_proj", "k_proj", "v_
 class RungSpec(MechanismSpec):
     """A mechanism on a rung: it builds other modules; all else is the mechanism's own."""
 
-    rung: str = AUTHORS
+    rung: str = "bare"
 
     def build(self, site: Site, impl: str = "auto", **overrides: Any) -> nn.Module:
         """Make the module for one site, as :meth:`MechanismSpec.build` does.
@@ -46,8 +46,6 @@ class RungSpec(MechanismSpec):
         Raises:
             AttnbenchError: the mechanism cannot stand on the rung; the message says why.
         """
-        if self.rung == AUTHORS:
-            return super().build(site, impl, **overrides)
         if self.rung == "bare":
             return self.bare(site, impl, **overrides)
         if impl not in ("auto", "eager"):
@@ -77,13 +75,15 @@ class RungSpec(MechanismSpec):
 
 
 def climb(spec: MechanismSpec, rung: str) -> MechanismSpec:
-    """The mechanism on a rung.
+    """The mechanism on a rung; on its authors' it is as it is.
 
     Raises:
         UnknownNameError: there is no such rung.
     """
     if rung not in RUNGS:
         raise UnknownNameError("rung", rung, RUNGS)
+    if rung == AUTHORS:
+        return spec
     return RungSpec(spec.name, spec.facts, spec.origin, spec._load, rung)
 
 

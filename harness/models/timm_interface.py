@@ -8,30 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from attnbench.errors import AttnbenchError
 from attnbench.harness.models.parts import OverlappedStem, PatchStem
 from attnbench.layouts import Layout
-
-
-class Stage(nn.Module):
-    """Merging (but in the first stage), then blocks."""
-
-    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = nn.Sequential(*blocks)
-        self.grad_checkpointing = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, ⌈H/2⌉, ⌈W/2⌉, 2C), or to its own shape in the first stage."""
-        x = self.downsample(x)
-        if not self.grad_checkpointing:
-            return self.blocks(x)
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False)
-        return x
 
 
 class TimmInterface(nn.Module):
@@ -81,38 +61,6 @@ class TimmInterface(nn.Module):
             }
             for stage in range(len(self.layers))
         ]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (B, in_chans, height, width) to logits (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Map images (B, in_chans, height, width) to the normed last map (B, H, W, C)."""
-        return self.norm(self.layers(self.patch_embed(x)))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map (B, H, W, C) to logits (B, num_classes), or with ``pre_logits`` to what the classifier reads.
-
-        Without pooling the output is a map. With token labels and pooling, half of the best token's logit is
-        added for each class, as in LV-ViT (arXiv:2104.10858), whose way of training it is.
-        """
-        logits = self.head(x, pre_logits=pre_logits)
-        if self.aux_head is None or pre_logits or not self.global_pool:
-            return logits
-        return logits + self.aux_head(x).amax((1, 2)) / 2
-
-    def forward_dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images to logits (B, num_classes) of the image and (B, H, W, num_classes) of its tokens.
-
-        What a loss on token labels compares.
-
-        Raises:
-            AttnbenchError: the layout has no token labels.
-        """
-        if self.aux_head is None:
-            raise AttnbenchError(f"layout {self.layout.name} has no token labels, and so no head for tokens")
-        features = self.forward_features(x)
-        return self.head(features), self.aux_head(features)
 
     def forward_intermediates(
         self,
