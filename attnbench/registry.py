@@ -250,6 +250,23 @@ def add_plugin(path: str | Path) -> None:
     plugin_files.add(path)
 
 
+def meant_by(argument: str) -> list[str]:
+    """Names of the mechanisms meant by a registered name or by the path of a Python file.
+
+    Raises:
+        UnknownNameError: no such mechanism.
+        AttnbenchError: the file cannot be read or imported, or registers no mechanism.
+    """
+    if not argument.endswith(".py"):
+        return [get(argument).name]
+    add_plugin(argument)
+    path = str(Path(argument).expanduser().resolve())
+    found = [name for name in names() if get(name).origin == path]
+    if not found:
+        raise AttnbenchError(f"{argument} cannot be used: {failures().get(path, 'unknown reason')}")
+    return found
+
+
 def plugins() -> list[str]:
     """Paths of the files added with :func:`add_plugin`, in order."""
     return plugin_files.files()

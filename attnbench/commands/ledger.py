@@ -26,10 +26,10 @@ def command(a: str, b: str, form: str, resolution: str) -> None:
     if form not in FORMATS:
         raise UnknownNameError("format", form, FORMATS)
     size = positive("resolution", resolution, 224)
-    from attnbench.harness.ledger import ledger
+    from attnbench.harness.ledger import lines
 
-    rows, totals = ledger.of(a, b, size)
+    rows, totals = lines.of(a, b, size)
     if form == "json":
         click.echo(json.dumps({"a": a, "b": b, **totals, "rows": [vars(row) for row in rows]}, indent=2))
     else:
-        click.echo(ledger.render(rows, totals, (a, b), form), nl=False)
+        click.echo(lines.render(rows, totals, (a, b), form), nl=False)

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from attnbench import registry
 from attnbench.commands._arguments import before_torch, option, plugin_option, positive, write
 from attnbench.errors import AttnbenchError
 
@@ -68,10 +69,9 @@ def command(
     if not page:
         check_plottable(path)
     before_torch()
-    from attnbench.harness.conformance.command import named
     from attnbench.harness.visualize import explorer, picture, view
 
-    chosen = named(mechanism)
+    chosen = registry.meant_by(mechanism)
     if len(chosen) != 1:
         raise AttnbenchError(
             f"{mechanism} registers {', '.join(chosen)}; name one, with --plugin {mechanism}"

@@ -16,7 +16,7 @@ Words = tuple[str, str]
 
 
 class Bench(Protocol):
-    """What a metric's function is given to measure with; see :class:`attnbench.harness.run.cells.Bench`."""
+    """What a metric's function is given to measure with; see :class:`attnbench.harness.run.bench.Bench`."""
 
     request: "Request"
 

@@ -34,7 +34,6 @@ from attnbench.harness.conformance import (
     precision,
     shapes,
 )
-from attnbench.harness.conformance.command import named
 from attnbench.harness.conformance.subject import SITES, Check, Failure, Skip, Subject
 from attnbench.registry import FOLDER, MechanismSpec
 
@@ -199,7 +198,7 @@ def example(
 
 def _subject(mechanism: str | MechanismSpec, options: Mapping[str, Any] | None = None) -> Subject:
     if isinstance(mechanism, str):
-        names = named(mechanism)
+        names = registry.meant_by(mechanism)
         if len(names) > 1:
             raise AttnbenchError(f"{mechanism} registers {', '.join(names)}; check them by name")
         mechanism = registry.get(names[0])

@@ -40,7 +40,7 @@ def conformance(
     Raises:
         AttnbenchError: an argument is unknown, or a file cannot be read, imported or written.
     """
-    chosen = [name for argument in arguments for name in named(argument)]
+    chosen = [name for argument in arguments for name in registry.meant_by(argument)]
     chosen += registry.names() if every else []
     if not chosen:
         raise AttnbenchError("nothing to check; give the name of a mechanism, a FILE.py, or --all")
@@ -65,7 +65,7 @@ def golden(folder: Path, arguments: Sequence[str], say: Say) -> bool:
     Raises:
         AttnbenchError: the folder has no manifest, or there is no such mechanism.
     """
-    chosen: list[str | None] = [name for argument in arguments for name in named(argument)]
+    chosen: list[str | None] = [name for argument in arguments for name in registry.meant_by(argument)]
     from attnbench.harness.conformance.goldens import check_folder
 
     equal = total = 0
@@ -75,23 +75,6 @@ def golden(folder: Path, arguments: Sequence[str], say: Say) -> bool:
             equal, total = equal + outcome.equal, total + 1
     say(f"{equal} of {total} equal")
     return equal == total and total > 0
-
-
-def named(argument: str) -> list[str]:
-    """Names of the mechanisms meant by a registered name or by the path of a Python file.
-
-    Raises:
-        UnknownNameError: no such mechanism.
-        AttnbenchError: the file cannot be read or imported, or registers no mechanism.
-    """
-    if not argument.endswith(".py"):
-        return [registry.get(argument).name]
-    registry.add_plugin(argument)
-    path = str(Path(argument).expanduser().resolve())
-    found = [name for name in registry.names() if registry.get(name).origin == path]
-    if not found:
-        raise AttnbenchError(f"{argument} cannot be used: {registry.failures().get(path, 'unknown reason')}")
-    return found
 
 
 def _one(name: str, only: Sequence[str], out: Path, say: Say, impls: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ import torch
 
 from attnbench.errors import AttnbenchError
 from attnbench.harness.memory.estimate import estimate
-from attnbench.harness.memory.measured import measure
+from attnbench.harness.memory.peak import measure
 from attnbench.harness.memory.usage import Usage
 from attnbench.harness.models.build import build
 from attnbench.harness.setting import Setting, make_batch, make_step

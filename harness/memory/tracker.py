@@ -2,7 +2,7 @@
 
 What an operator returns in new storage is memory until that storage dies. Workspace that a kernel takes and
 gives back inside one operator is not seen; on real tensors the allocator's own figure is the peak, and
-this tells what it consists of (:mod:`attnbench.harness.memory.measured`). On fake tensors it is all there is
+this tells what it consists of (:mod:`attnbench.harness.memory.peak`). On fake tensors it is all there is
 (:mod:`attnbench.harness.memory.estimate`).
 """
 

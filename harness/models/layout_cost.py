@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from attnbench.errors import AttnbenchError
-from attnbench.harness.models.parts import OverlappedStem, PatchStem
+from attnbench.harness.models.parts import Block, OverlappedStem, PatchStem
 from attnbench.layouts import Layout
 from attnbench.registry import Site
 

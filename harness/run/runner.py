@@ -6,8 +6,8 @@ from pathlib import Path
 
 from attnbench import baselines, certificates, metrics, store
 from attnbench.harness import environment
+from attnbench.harness.run.bench import place
 from attnbench.harness.run.candidates import Candidates
-from attnbench.harness.run.cells import place
 from attnbench.harness.run.plan import Request, plan
 from attnbench.harness.timing.group import Group, groups, measure
 from attnbench.harness.workers.deaths import cause_of_error

@@ -20,7 +20,7 @@ from attnbench.mechanisms._attend import fastest
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._windows import pad_map
 from attnbench.mechanisms.bra import eager, fused
-from attnbench.mechanisms.bra.weights import attention_weights, region_numbers
+from attnbench.mechanisms.bra.readers import attention_weights, region_numbers
 from attnbench.mechanisms.full import FullAttention
 from attnbench.registry import Site, register_mechanism
 

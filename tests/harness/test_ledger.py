@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 
 from attnbench.__main__ import cli
-from attnbench.harness.ledger import ledger
+from attnbench.harness.ledger import lines
 from attnbench.harness.ledger.differences import compare
 from attnbench.harness.models.backbone import Backbone, create_model
 
@@ -45,14 +45,14 @@ def test_a_layer_more_is_found_with_its_cost() -> None:
     [("biformer_stl", "swin_t"), ("swin_t/bra", "swin_t"), ("swin_t", "timm_swin"), ("biformer_s", "dat_t")],
 )
 def test_lines_add_up_to_the_whole_gap(a: str, b: str) -> None:
-    rows, totals = ledger.of(a, b, 224)
+    rows, totals = lines.of(a, b, 224)
     for name, (one, other) in totals.items():
         assert sum(getattr(row, name) for row in rows) == other - one
     assert not any(row.part == "outside of all parts" for row in rows)
 
 
 def test_biformer_stl_differs_from_swin_t_in_more_than_attention() -> None:
-    rows, totals = ledger.of("biformer_stl", "swin_t", 224)
+    rows, totals = lines.of("biformer_stl", "swin_t", 224)
     assert totals["parameters"] == (28_372_552, 28_288_354)
     seen = {row.part: row for row in rows if not row.is_attention}
     assert "BatchNorm" in seen["patch_embed.norm"].a  # stem
