@@ -45,7 +45,8 @@ def register_metric(
     """Register the function below as what measures the metric ``name``.
 
     It is called as ``measure(cell, bench)`` and returns the cell's measurements; an exception becomes a
-    record with the reason.
+    record with the reason. That of a grouped metric is called for a group of candidates that take turns, see
+    :func:`attnbench.metrics.throughput.measure`.
 
     Args:
         name: as ``attnbench run --metrics`` takes it.

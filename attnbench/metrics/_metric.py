@@ -27,7 +27,8 @@ class Bench(Protocol):
         """Device, mode, precision, batch, resolution and seed of the cell."""
 
 
-Measure = Callable[["Cell", Bench], "list[Measurement]"]
+Measure = Callable[..., Any]
+"""``measure(cell, bench)`` to measurements; of a grouped metric ``measure(group, open_candidate, progress)``."""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from attnbench.errors import AttnbenchError
-from attnbench.metrics import Bench, Value, register_metric
+from attnbench.metrics import Value, register_metric
 
 if TYPE_CHECKING:
-    from attnbench.record import Cell, Measurement
+    from collections.abc import Callable
+
+    from attnbench.harness.timing.group import Group, Outcome
+    from attnbench.harness.timing.session import Candidate
+    from attnbench.progress import Progress
+    from attnbench.record import Cell
 
 
 @register_metric(
@@ -31,10 +35,10 @@ if TYPE_CHECKING:
     with_preset=True,
     grouped=True,
 )
-def measure(cell: "Cell", bench: Bench) -> "list[Measurement]":
-    """Not to be called: a group of cells is measured at once, by :mod:`attnbench.harness.timing.group`.
+def measure(
+    group: "Group", open_candidate: "Callable[[Cell], Candidate]", progress: "Progress"
+) -> "list[Outcome]":
+    """Measure a group of candidates in turn: for each of its cells the measurements, or why there are none."""
+    from attnbench.harness.timing import group as groups
 
-    Raises:
-        AttnbenchError: always.
-    """
-    raise AttnbenchError(f"{cell}: throughput is measured by the group; use 'attnbench run'")
+    return groups.measure(group, open_candidate, progress)

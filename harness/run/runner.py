@@ -9,7 +9,7 @@ from attnbench.harness import environment
 from attnbench.harness.run.bench import place
 from attnbench.harness.run.candidates import Candidates
 from attnbench.harness.run.plan import Request, plan
-from attnbench.harness.timing.group import Group, groups, measure
+from attnbench.harness.timing.group import Group, groups
 from attnbench.harness.workers.deaths import cause_of_error
 from attnbench.progress import Progress
 from attnbench.record import Cell, Measurement
@@ -111,10 +111,11 @@ def _one_by_one(
 
 
 def _together(planned: list[Cell], todo: list[Cell], recorder: _Recorder, progress: Progress) -> None:
-    """Measure throughput by the group; a group with a cell to measure has its baseline, known or not."""
+    """Measure a grouped metric; a group with a cell to measure has its baseline, known or not."""
     request = recorder.request
     journal = request.out / "blocks" / recorder.path.name
     wanted = {cell.key() for cell in todo if cell.mechanism in request.mechanisms}
+    measure = metrics.get(planned[0].metric).measure
     with Candidates(request) as candidates:
         for members in groups(planned):
             if any(cell.key() in wanted for cell in members):
