@@ -60,6 +60,7 @@ class Backbone(WithFormula, TimmInterface):
         options: of the mechanism, over the layout's defaults for it; a list gives one value per stage.
         global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, or empty for logits of every token.
         drop_rate: dropout before the classifier.
+        num_heads: attention heads in place of the layout's; a list gives one number per stage.
 
     Raises:
         AttnbenchError: an attention module cannot be built, or ``global_pool`` is unknown.
@@ -74,6 +75,7 @@ class Backbone(WithFormula, TimmInterface):
         options: dict[str, Any] | None = None,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        num_heads: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if global_pool not in POOLS:
@@ -83,7 +85,7 @@ class Backbone(WithFormula, TimmInterface):
         self.patch_embed = make_stem(layout)
         rates = torch.linspace(0, layout.drop_path_rate, sum(layout.depths), device="cpu").tolist()
         stages: list[list[Block]] = [[] for _ in layout.depths]
-        sites: list[Site] = list(layout.sites(layout.img_size, layout.img_size))
+        sites = [_with_heads(site, num_heads) for site in layout.sites(layout.img_size, layout.img_size)]
         for site, rate in zip(sites, rates, strict=True):
             attention = spec.build(site, impl=impl, **self.options)
             stages[site.stage].append(Block(layout, site.dim, attention, rate))
@@ -156,8 +158,19 @@ def create_model(
 
 
 _LAYOUT_OPTIONS = ("num_classes", "in_chans", "img_size", "drop_path_rate", "mlp_ratio")
-_HEAD_OPTIONS = ("global_pool", "drop_rate")
+_HEAD_OPTIONS = ("global_pool", "drop_rate", "num_heads")
 POOLS = ("avg", "max", "avgmax", "catavgmax", "")
+
+
+def _with_heads(site: Site, num_heads: int | Sequence[int] | None) -> Site:
+    """A site with another number of heads."""
+    if num_heads is None:
+        return site
+    heads = [num_heads] if isinstance(num_heads, int) else num_heads
+    try:
+        return replace(site, num_heads=heads[min(site.stage, len(heads) - 1)])
+    except (ValueError, TypeError, IndexError) as error:
+        raise AttnbenchError(f"num_heads {num_heads} does not fit stage {site.stage}: {error}") from error
 
 
 def _one_side(size: int | Sequence[int]) -> int:

@@ -102,5 +102,3 @@ def _check_implementation(point: Point) -> None:
     elif impl not in ("auto", *get(name).implementations):
         known = ", ".join(("auto", *get(name).implementations))
         raise AttnbenchError(f"{name} has no implementation {impl!r}; it has {known}")
-
-
