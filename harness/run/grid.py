@@ -10,6 +10,7 @@ from attnbench import baselines
 from attnbench.errors import AttnbenchError
 from attnbench.grids import Grid, Point
 from attnbench.harness.run import plan, runner
+from attnbench.progress import Progress
 from attnbench.record import Cell, digest
 from attnbench.registry import get
 
@@ -50,7 +51,7 @@ def planned(grid: Grid, place: Place) -> Planned:
     return found
 
 
-def measure(requests: Iterable[plan.Request], progress: runner.Progress) -> runner.Summary:
+def measure(requests: Iterable[plan.Request], progress: Progress) -> runner.Summary:
     """Measure what has no record yet.
 
     Raises:

@@ -94,8 +94,13 @@ def one_token(asked: Asked) -> View:
     return View(**{**vars(view), "fields": fields(model, pixels, stage, asked.block, token)})
 
 
-def every_token(asked: Asked, most: int = 1024) -> View:
+def every_token(asked: Asked, *, most: int = 1024, probes: int = PROBES) -> View:
     """The view of all tokens of a block's map, without fields.
+
+    Args:
+        asked: what to look at; its ``token`` is ignored.
+        most: tokens that a map may have.
+        probes: random directions by which a value path is estimated, see :func:`~.reads.reads`.
 
     Raises:
         AttnbenchError: as :func:`one_token`, or the map has more than ``most`` tokens.
@@ -107,7 +112,7 @@ def every_token(asked: Asked, most: int = 1024) -> View:
             f"the map of stage {stage} has {n} tokens; every token is shown for up to {most}: choose a later "
             "--block or a smaller --resolution"
         )
-    return _view(model, picture, x, stage, asked, torch.arange(n), probes=PROBES)
+    return _view(model, picture, x, stage, asked, torch.arange(n), probes=probes)
 
 
 def _prepare(asked: Asked) -> tuple[Backbone, Image.Image, Tensor, int]:
