@@ -114,7 +114,7 @@ class Grid:
         return [self._point(values) for values in itertools.product(*(axis.values for axis in self.axes))]
 
     def _point(self, values: tuple[Value, ...]) -> Point:
-        fields, options = dict(DEFAULTS), {}
+        fields, options = dict(DEFAULTS), dict[str, Any]()
         for value in (self.fixed, *values):
             fields |= value.fields
             options |= value.options

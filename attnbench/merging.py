@@ -130,7 +130,7 @@ def _content(line: bytes) -> dict[str, Any]:
 def _examine(content: dict[str, Any], record: Measurement) -> None:
     """Raise AttnbenchError where a record contradicts itself."""
     name = f"{record.cell} {record.name}".strip()
-    if record.key not in record.cell.keys():  # noqa: SIM118
+    if record.key not in record.cell.stored_as():
         raise AttnbenchError(
             f"{name}: its key is {record.key}, that of its cell {record.cell.key()}: a condition was changed"
         )

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from attnbench import AttnbenchError, grids, store
-from attnbench.harness.run import grid as of_grid
+from attnbench.harness.run import combinations
 from attnbench.record import Measurement
 from attnbench.tables import ablated_plot, render
 from attnbench.tables.ablated import ablated
@@ -38,8 +38,8 @@ def write(folder: Path, text: str = GRID) -> Path:
     return path
 
 
-def place(out: Path) -> of_grid.Place:
-    return of_grid.Place(out, torch.device("cpu"), in_process=True)
+def place(out: Path) -> combinations.Place:
+    return combinations.Place(out, torch.device("cpu"), in_process=True)
 
 
 def cells_on_disk(folder: Path) -> list[tuple[str, str]]:
@@ -89,8 +89,8 @@ class Silent:
 
 def test_table_and_figure_say_which_cells_failed_and_why(tmp_path: Path) -> None:
     grid = grids.read(write(tmp_path, SMALL))
-    plan = of_grid.planned(grid, place(tmp_path))
-    summary = of_grid.measure(plan.requests, Silent())
+    plan = combinations.planned(grid, place(tmp_path))
+    summary = combinations.measure(plan.requests, Silent())
     assert (summary.measured, len(summary.failed)) == (4, 2)
     table = ablated(grid, plan.cells, store.read(tmp_path / "records", pytest.fail))
     text = render.render(table, "md")
@@ -108,7 +108,7 @@ def test_table_and_figure_say_which_cells_failed_and_why(tmp_path: Path) -> None
 
 def test_what_was_not_measured_is_told_apart_from_what_failed(tmp_path: Path) -> None:
     grid = grids.read(write(tmp_path, SMALL))
-    plan = of_grid.planned(grid, place(tmp_path))
+    plan = combinations.planned(grid, place(tmp_path))
     table = ablated(grid, plan.cells, [])
     assert "not measured yet: the same command goes on" in render.render(table, "md")
 
@@ -116,7 +116,7 @@ def test_what_was_not_measured_is_told_apart_from_what_failed(tmp_path: Path) ->
 def test_seeds_are_drawn_together_with_their_spread(tmp_path: Path) -> None:
     text = GRID.replace("options.num_heads = [1, 2, 3]", "seed = [0, 1, 2]")
     grid = grids.read(write(tmp_path, text.replace('"params", "macs"', '"params", "accuracy"')))
-    plan = of_grid.planned(grid, place(tmp_path))
+    plan = combinations.planned(grid, place(tmp_path))
     records = []
     for own in plan.cells:
         for cell in own:
@@ -159,7 +159,7 @@ def test_the_examples_are_grids_whose_models_can_be_built(path: Path, tmp_path: 
     from attnbench.harness.models.build import build
 
     grid = grids.read(path)
-    plan = of_grid.planned(grid, place(tmp_path))
+    plan = combinations.planned(grid, place(tmp_path))
     assert len(plan.cells) == len(grid.points()) > 3
     with torch.device("meta"):
         for own in plan.cells:
@@ -189,7 +189,7 @@ def test_a_file_that_says_what_no_grid_says_is_one_clear_error(
     tmp_path: Path, change: tuple[str, str], message: str
 ) -> None:
     with pytest.raises(AttnbenchError, match=message):
-        of_grid.planned(grids.read(write(tmp_path, GRID.replace(*change))), place(tmp_path))
+        combinations.planned(grids.read(write(tmp_path, GRID.replace(*change))), place(tmp_path))
 
 
 def test_no_file_is_one_clear_error(tmp_path: Path) -> None:

@@ -61,18 +61,18 @@ def command(
         processes.start_server()
     from attnbench import store
     from attnbench.harness import environment
-    from attnbench.harness.run import grid as of_grid
+    from attnbench.harness.run import combinations
     from attnbench.progress import make_progress
     from attnbench.tables import render
     from attnbench.tables.ablated import ablated
 
-    place = of_grid.Place(Path(out), environment.resolve_device(device), in_process, limit, force)
-    plan = of_grid.planned(grid, place)
+    place = combinations.Place(Path(out), environment.resolve_device(device), in_process, limit, force)
+    plan = combinations.planned(grid, place)
     total = len({cell.key() for own in plan.cells for cell in own})
     measured, failed = 0, []
     if not only_show:
         with make_progress() as progress:
-            summary = of_grid.measure(plan.requests, progress)
+            summary = combinations.measure(plan.requests, progress)
         measured, failed = summary.measured, summary.failed
     table = ablated(grid, plan.cells, store.read(Path(out) / "records", warn))
     if plot:

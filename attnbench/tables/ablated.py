@@ -91,12 +91,12 @@ def _add_metric(
             chosen = [cell for _, own in points for cell in own if cell.metric == metric]
             numbers = []
             for cell in {cell.key(): cell for cell in chosen}.values():
-                m = newest.get((cell.key(), value.name))
+                m = _newest(cell, value.name, newest)
                 if m is not None and m.status == "ok" and m.value is not None:
                     numbers.append(m.value)
                     table.measured[label, column.name] = m
                 elif place == 0:
-                    why = _why_not(cell, m or newest.get((cell.key(), metric)))
+                    why = _why_not(cell, m or _newest(cell, metric, newest))
                     table.mark(label, column.name, f"{_which(cell, points)}{why}")
             found.append(_mean(numbers))
             spread.append(statistics.stdev(numbers) if len(numbers) > 1 else None)
@@ -105,6 +105,12 @@ def _add_metric(
         _add(table, column, found, spread)
         if value.paired:
             _add_ratio(table, column)
+
+
+def _newest(cell: Cell, name: str, newest: Mapping[tuple[str, str], Measurement]) -> Measurement | None:
+    """The newest record of a cell's value, under whatever key it was stored."""
+    found = [m for key in cell.stored_as() if (m := newest.get((key, name))) is not None]
+    return max(found, key=lambda m: m.created, default=None)
 
 
 def _add_ratio(table: Table, column: Column) -> None:

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from attnbench.figures import save_figure
 from attnbench.grids import Grid
 from attnbench.tables.ablated import SEED, shown_axes
@@ -96,7 +94,7 @@ def _lines(grid: Grid, table: Table) -> tuple[list[str], list[float], dict[str, 
     for row in map(str, table.raw.index):
         first = table.titles[row]
         at = places[[value.label for value in axes[0].values].index(first)]
-        rest = ", ".join(f"{axis.name} {table.raw.loc[row, axis.name]}" for axis in axes[1:])
+        rest = ", ".join(f"{axis.name} {table.value(row, axis.name)}" for axis in axes[1:])
         lines.setdefault(rest, {})[at] = row
     return [value.label for value in axes[0].values], places, lines
 
@@ -113,7 +111,7 @@ def _reasons(table: Table, columns: Sequence[Column]) -> list[str]:
     for column in columns:
         for row in map(str, table.raw.index):
             mark = table.marks.get((row, column.name))
-            if mark is not None and pd.isna(table.raw.loc[row, column.name]):
+            if mark is not None and table.value(row, column.name) is None:
                 text = f"× {row}, {column.heading}: {table.notes[mark - 1]}"
                 found.append(textwrap.shorten(text, 150, placeholder=" …"))
     return found

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from attnbench.figures import save_figure
-from attnbench.harness.visualize.reach import Field
+from attnbench.harness.visualize.fields import Field
 from attnbench.harness.visualize.view import View, shown
 
 COLUMNS = 4

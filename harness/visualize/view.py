@@ -13,7 +13,7 @@ from torch import Tensor
 from attnbench.errors import AttnbenchError
 from attnbench.harness.models.backbone import Backbone, create_model
 from attnbench.harness.visualize import image as images
-from attnbench.harness.visualize.reach import Field, fields
+from attnbench.harness.visualize.fields import Field, fields
 from attnbench.harness.visualize.reads import PROBES, Reads, reads
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attnbench import AttnbenchError, registry
 from attnbench.harness.models.backbone import Backbone, create_model
 from attnbench.harness.visualize import explorer, image, picture
-from attnbench.harness.visualize.reach import fields
+from attnbench.harness.visualize.fields import fields
 from attnbench.harness.visualize.reads import EVERYTHING, VALUES, WEIGHTS, dependence, reads
 from attnbench.harness.visualize.view import Asked, View, every_token, one_token, routed
 from attnbench.registry import Site
