@@ -116,7 +116,8 @@ class Measurement(BaseModel):
     @classmethod
     def _in_todays_words(cls, content: Any) -> Any:
         """Older records call the baseline "control", and do not name the data set, which was one."""
-        if isinstance(content, dict) and content.get("schema_version", SCHEMA) < 3:
+        version = content.get("schema_version", SCHEMA) if isinstance(content, dict) else SCHEMA
+        if isinstance(version, int) and version < 3:
             cell = content.get("cell")
             if isinstance(cell, dict) and cell.get("metric") == "accuracy" and not cell.get("dataset"):
                 content = content | {"cell": cell | {"dataset": FIRST_DATASET}}
