@@ -157,7 +157,7 @@ def create_model(
     return model
 
 
-_LAYOUT_OPTIONS = ("num_classes", "in_chans", "img_size", "drop_path_rate", "mlp_ratio")
+_LAYOUT_OPTIONS = ("num_classes", "in_chans", "img_size", "drop_path_rate", "mlp_ratio", "token_labels")
 _HEAD_OPTIONS = ("global_pool", "drop_rate", "num_heads")
 POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 

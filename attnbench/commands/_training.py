@@ -1,0 +1,68 @@
+"""What the commands that train and score share: data, recipes and the settings of a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from attnbench import datasets, recipes
+from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.recipes import Recipe
+
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+
+
+def data_of(text: str) -> tuple[str, str]:
+    """``imagenet:/data`` as the name of a data set and its place; a path alone has no name.
+
+    Raises:
+        AttnbenchError: it is neither the name of a data set nor a folder.
+    """
+    name, colon, root = text.partition(":")
+    known = datasets.names("classification")
+    if name in known:
+        if colon and not Path(root).expanduser().is_dir():
+            raise AttnbenchError(f"there is no folder {root!r} for data set {name}")
+        return name, root
+    if Path(text).expanduser().is_dir():
+        return "", text
+    if "/" in text or text.startswith((".", "~")):
+        raise AttnbenchError(
+            f"there is no folder {text}; expected: train/<class>/<image> and val/<class>/<image>, tar shards "
+            f"or parquet files there, or a data set: {', '.join(known)}"
+        )
+    raise UnknownNameError("data set (or folder)", text, known)
+
+
+def recipe_of(name: str, changes: dict[str, Any]) -> Recipe:
+    """A recipe with changes, by name or file.
+
+    Raises:
+        AttnbenchError: there is none, or it has no such setting.
+    """
+    found = recipes.get(name)
+    return found.changed(changes) if changes else found
+
+
+class Change(click.ParamType):
+    """``schedule.epochs=100`` as a name and a value; a value that is not JSON is a word."""
+
+    name = "change"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
+        """The name and the value; whether a recipe has such a setting, the recipe says."""
+        if isinstance(value, tuple):
+            return value[0], value[1]
+        key, equals, text = value.partition("=")
+        if not equals or not all(part.isidentifier() for part in key.split(".")):
+            self.fail(f"must be KEY=VALUE, got {value!r}", param, ctx)
+        try:
+            return key, json.loads(text)
+        except (ValueError, RecursionError):
+            return key, text
+
+
+def folder_name(layout: str, mechanism: str, data: str, recipe: Recipe, seed: int) -> str:
+    """Where a run is kept unless told otherwise: the same command finds it again."""
+    return f"attnbench-results/train/{layout}-{mechanism}-{data}-{recipe.name}-{recipe.digest()[:6]}-{seed}"

@@ -1,0 +1,106 @@
+"""``attnbench train``: train a model by a recipe, from where the same command stopped."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attnbench import registry
+from attnbench.commands._arguments import before_torch, option, plugin_option
+from attnbench.commands._training import PRECISIONS, Change, data_of, folder_name, recipe_of
+from attnbench.layouts import get_layout
+
+if TYPE_CHECKING:
+    from attnbench.harness.training.loop import Result
+
+_COUNT = click.IntRange(1, 2**31)
+
+
+@click.command()
+@click.option("--layout", required=True, help="Layout the mechanism is dropped into.")
+@click.option("--mechanism", required=True, help="What attends.")
+@click.option("--data", required=True, metavar="D", help="A data set, NAME:PATH, or the path of images.")
+@click.option("--recipe", required=True, metavar="R", help="Name of a recipe, or a file .toml.")
+@click.option("--out", metavar="DIR", help="[default: attnbench-results/train/...]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of all randomness."
+)
+@click.option("--epochs", type=_COUNT, help="In place of the recipe's.")
+@click.option("--global-batch", type=_COUNT, help="Images an update, in place of the recipe's.")
+@click.option("--recipe-set", "changes", type=Change(), multiple=True, metavar="KEY=VALUE", help="Change it.")
+@click.option("--device-batch", type=_COUNT, help="Most images at once.  [default: the recipe's]")
+@click.option("--resolution", type=click.IntRange(1, 8192), help="[default: the recipe's]")
+@click.option("--impl", default="auto", show_default=True, help="Implementation of the mechanism.")
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the mechanism.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+@click.option("--workers", type=click.IntRange(0, 256), help="Loaders.  [default: by cores]")
+@click.option("--checkpoint-every", type=_COUNT, help="Updates, besides after each epoch.")
+@click.option("--evaluate-every", type=_COUNT, default=1, show_default=True, help="Epochs.")
+@click.option("--max-bad-images", type=click.IntRange(0), help="[default: 10, or one in 1000]")
+@click.option("--token-labels", default="", metavar="DIR", help="Maps of labels, for token labelling.")
+@click.option("--download", is_flag=True, help="Fetch the data set, where that can be done.")
+@plugin_option
+def command(**given: Any) -> None:
+    """Train a model by a recipe and score it after every epoch.
+
+    The same command goes on from the last checkpoint in --out and ends with the same weights as if it had
+    never stopped. Under torchrun it trains on all its processes. D is a data set that attnbench knows
+    (digits), one with its place (imagenet:/data/imagenet), or the path of any folder of images, tar shards
+    or parquet files.
+    """
+    asked, device = read(given), given["device"]
+    before_torch()
+    from attnbench.harness.training import session
+    from attnbench.harness.training.ranks import joined
+    from attnbench.progress import QuietProgress, make_progress
+
+    request = session.Request(**asked)
+    with joined(device) as ranks:
+        if not ranks.first:
+            session.train(request, ranks, QuietProgress())
+            return
+        with make_progress() as progress:
+            result = session.train(request, ranks, progress)
+        click.echo(told(result, request.out))
+
+
+def read(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request, checked without torch.
+
+    Raises:
+        AttnbenchError: a name is unknown, or a value is none.
+    """
+    get_layout(given["layout"])
+    registry.get(given["mechanism"])
+    changes = dict(given["changes"])
+    for name, key in (("epochs", "schedule.epochs"), ("global_batch", "global_batch")):
+        if given[name] is not None:
+            changes[key] = given[name]
+    recipe = recipe_of(given["recipe"], changes)
+    data, root = data_of(given["data"])
+    called = data or Path(root).expanduser().resolve().name
+    out = given["out"] or folder_name(given["layout"], given["mechanism"], called, recipe, given["seed"])
+    same = ("layout", "mechanism", "impl", "seed", "precision", "evaluate_every", "token_labels", "download")
+    maybe = ("resolution", "device_batch", "workers", "max_bad_images", "checkpoint_every")
+    return {
+        **{name: given[name] for name in same},
+        **{name: given[name] for name in maybe if given[name] is not None},
+        "recipe": recipe,
+        "changes": changes,
+        "data": data,
+        "root": root,
+        "out": Path(out),
+        "options": dict(option(text) for text in given["settings"]),
+    }
+
+
+def told(result: "Result", out: Path) -> str:
+    """How a run ended: the last epoch, which is the headline, then the best."""
+    if not result.history:
+        return f"stopped after {result.updates} updates; the same command goes on: {out}"
+    lines = []
+    for name, row in (("last", result.last), ("best", result.best())):
+        scores = ", ".join(f"{k} {v:.2f} %" for k, v in row.items() if k not in ("epoch", "loss"))
+        lines.append(f"{name} epoch ({int(row['epoch']) + 1}): {scores}")
+    return "\n".join([*lines, f"checkpoints, log.csv, steps.csv and records: {out}"])
