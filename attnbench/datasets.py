@@ -42,9 +42,12 @@ class DatasetFacts:
             raise AttnbenchError(f"data set name {name!r} is not a snake_case identifier")
         if self.task not in TASKS:
             raise AttnbenchError(f"{name}: task {self.task!r} is not one of {', '.join(TASKS)}")
-        if self.num_classes < 2 or self.channels < 1:
+        if self.num_classes == 1 or self.num_classes < 0 or self.channels < 1:
             sizes = f"num_classes {self.num_classes}, channels {self.channels}"
-            raise AttnbenchError(f"{name}: a data set has at least 2 classes and 1 channel, got {sizes}")
+            raise AttnbenchError(
+                f"{name}: a data set has at least 2 classes (or 0, see register_dataset) and 1 channel, "
+                f"got {sizes}"
+            )
 
 
 def _declare(name: str, **arguments: Any) -> DatasetFacts:
@@ -112,7 +115,7 @@ def register_dataset(
         name: snake_case name, the same as the file's.
         title: name as a table prints it; ``name`` if empty.
         task: what is asked: one of :data:`TASKS`. It says what the loader must offer; see CONTRIBUTING.
-        num_classes: how many answers there are.
+        num_classes: how many answers there are; 0 where only the opened data tell.
         channels: of an image.
         sizes: height and width of the images, in words.
         splits: parts that the samples are divided into.

@@ -14,6 +14,7 @@ from attnbench.record import Cell, Measurement
 from attnbench.tables.measured import add_measured, setting_columns
 from attnbench.tables.papers import RESOLUTION, Line, PaperTable
 from attnbench.tables.render import Column, Table
+from attnbench.tables.trained import add_trained
 
 _STATIC = {
     "params": ("params (M)", 2),
@@ -45,6 +46,8 @@ def beside(spec: PaperTable, records: Sequence[Measurement], device: str | None 
     accuracy = {_identity(line.model): line.name for line in lines if line.model and _is_swap(line.model)}
 
     def row_of(cell: Cell) -> str | None:
+        if cell.metric == "training":
+            return None  # of any size and data: shown apart, with how it was trained
         if _has_own_layout(cell):
             return accuracy.get(("swin_t", cell.mechanism, _options(cell.options)))
         if cell.resolution != RESOLUTION or (device and cell.device not in ("meta", device)):
@@ -56,6 +59,7 @@ def beside(spec: PaperTable, records: Sequence[Measurement], device: str | None 
     table.raw = table.raw.reindex(pd.Index(places, name="row"))
     _add_static(table, lines)
     _add_accuracy(table, lines)
+    add_trained(table, records, lambda cell: rows.get((cell.layout, cell.mechanism, _options(cell.options))))
     _add_settings(table, spec, lines)
     _say_what_is_missing(table, spec, lines)
     return table

@@ -8,12 +8,14 @@ import functools
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional as F
 
 from attnbench.datasets import register_dataset
+from attnbench.harness.data._images import ImageSource
 
 TEST_SHARE = 1 / 3
 SPLIT_SEED = 0
@@ -54,3 +56,37 @@ def load(size: int) -> Split:
     mean, std = images[train].mean(), images[train].std()
     images = (images - mean) / std
     return Split(images[train], labels[train], images[test], labels[test])
+
+
+def images(root: str, split: str, download: bool = False) -> ImageSource:
+    """The digits of a split as pictures, the same split; no place is needed."""
+    return DigitsSource(split)
+
+
+class DigitsSource(ImageSource):
+    """The digits of one split, 8 × 8 pixels of 17 grey levels."""
+
+    channels = 1
+
+    def __init__(self, split: str) -> None:
+        super().__init__([str(number) for number in range(10)])
+        data = load_digits()
+        parts = train_test_split(
+            range(len(data.target)), test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=data.target
+        )
+        self.split, self.chosen = split, parts[0 if split == "train" else 1]
+        self.pixels, self.labels = (data.images * 15.9375).astype("uint8"), data.target
+        of_train = self.pixels[parts[0]] / 255
+        self.mean, self.std = (float(of_train.mean()),), (float(of_train.std()),)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def name(self, index: int) -> str:
+        """Split and number of an image."""
+        return f"{self.split}/{self.chosen[index]}"
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """An image and its class."""
+        place = self.chosen[index]
+        return Image.fromarray(self.pixels[place]), int(self.labels[place])

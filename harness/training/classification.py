@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attnbench.harness.data._images import ImageSource
 from attnbench.harness.training.evaluation import score
-from attnbench.harness.training.images import Augmented, Batch, Damage, collate
+from attnbench.harness.training.images import Augmented, Damage, collate
 from attnbench.harness.training.order import Draw, repeated, shuffled
 from attnbench.harness.training.ranks import Ranks
 from attnbench.harness.training.transforms import for_evaluation, for_training
@@ -75,8 +75,8 @@ class Classification:
         """The model itself."""
         return model
 
-    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy of a micro-batch, mixed as the recipe has it."""
+    def loss(self, module: nn.Module, batch: Any) -> Tensor:
+        """Cross-entropy of a micro-batch (:class:`~.images.Batch`), mixed as the recipe has it."""
         self.damage.note(batch.bad)
         images, labels = batch.images, batch.labels
         if self.mix is not None:

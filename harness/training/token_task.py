@@ -94,7 +94,7 @@ class TokenLabelling(Classification):
         """Gives logits of image and tokens, un-mixed, and the share of the image's own tokens."""
         return MixToken(model, mix=self.settings.mix_token)
 
-    def loss(self, module: nn.Module, batch: LabelledBatch) -> Tensor:
+    def loss(self, module: nn.Module, batch: Any) -> Tensor:
         """The weighted sum of the image's cross-entropy and the tokens'."""
         self.damage.note(batch.bad)
         logits, token_logits, share = module(batch.images)
