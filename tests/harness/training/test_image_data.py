@@ -1,4 +1,4 @@
-"""Images from folders, tar shards, parquet files, CIFAR and digits: the same pictures, and what is refused."""
+"""Folders, tar shards, parquet files, CIFAR and digits: the same pictures, and what is refused."""
 
 import pickle
 from collections.abc import Callable
