@@ -32,7 +32,8 @@ def _values() -> Iterator[Value]:
 
 def how(m: "Measurement") -> str:
     """Recipe, what was changed of it, data and epochs, in words."""
-    told = {"recipe": "?", "epochs": "?", "data": "?", "train_images": 0, "classes": "?"} | m.details
+    told: dict[str, Any] = {"recipe": "?", "epochs": "?", "data": "?", "train_images": 0, "classes": "?"}
+    told |= m.details
     changes: Mapping[str, Any] = told.get("recipe_changes", {})
     changed = f" with {', '.join(f'{key}={value}' for key, value in changes.items())}" if changes else ""
     return (
