@@ -1,0 +1,232 @@
+"""How a dense model is trained and tested, as data: one TOML file a recipe, read without torch.
+
+The files lie in ``harness/dense/recipes``; their figures are those of the authors' released configurations at
+the commit that ``source`` names. A recipe of one's own is a path that ends in ``.toml``.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from attnbench.dense import HEADS, TASK_OF
+from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.record import digest
+
+_FOLDER = Path(__file__).parent / "harness" / "dense" / "recipes"
+if not _FOLDER.is_dir():  # a checkout without symbolic links, not installed
+    _FOLDER = Path(__file__).parent.parent / "harness" / "dense" / "recipes"
+_WORDS = frozenset({"name", "title", "source", "oddities"})
+"""What does not bear on the result, and is not part of the hash."""
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Schedule(_Part):
+    """How long, and the learning rate as mmcv's hooks set it; the warm-up scales the rate beneath it.
+
+    Args:
+        iterations: updates; 0 where ``epochs`` says how long.
+        epochs: passes over the data; 0 where ``iterations`` does.
+        shape: ``cosine`` or ``poly`` from the first update to the last, or ``step``: a tenth from each
+            epoch of ``steps`` on.
+        power: of ``poly``.
+        final: lowest rate as a share of the peak, of ``cosine`` and ``poly``.
+        steps: epochs, from 0.
+        warmup: updates in which the factor rises linearly from ``warmup_ratio`` to 1.
+    """
+
+    iterations: int = Field(0, ge=0)
+    epochs: int = Field(0, ge=0)
+    shape: Literal["cosine", "poly", "step"] = "poly"
+    power: float = Field(1.0, gt=0)
+    final: float = Field(0.0, ge=0, lt=1)
+    steps: tuple[int, ...] = ()
+    warmup: int = Field(0, ge=0)
+    warmup_ratio: float = Field(0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Schedule":
+        if bool(self.iterations) == bool(self.epochs):
+            raise ValueError("give iterations or epochs, one of them")
+        return self
+
+
+class Optimizer(_Part):
+    """AdamW.
+
+    Args:
+        lr: peak rate, whatever the batch.
+        no_decay: what has no weight decay: ``layer_norm``, ``position`` (tables of relative positions);
+            empty for decay of everything.
+        clip_grad: largest norm of the gradient; 0 for no limit.
+    """
+
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    no_decay: tuple[Literal["layer_norm", "position"], ...] = ()
+    clip_grad: float = Field(0.0, ge=0)
+
+
+class Input(_Part):
+    """From an image to a model's input.
+
+    Args:
+        fit: long and short side that an image is resized to fit into; 0, 0 for its own size.
+        scales: range of a factor of ``fit`` in training.
+        crop: side of a training sample; 0 for the whole image.
+        most_of_one_class: share that a class may have of a crop.
+        flip: probability in training.
+        photometric: distort colours in training.
+        align: a test's sides are rounded up to multiples by resizing; 0 for not at all.
+        mean, std: of the channels, in units of 0 to 255.
+    """
+
+    fit: tuple[int, int] = (0, 0)
+    scales: tuple[float, float] = (1.0, 1.0)
+    crop: int = Field(0, ge=0)
+    most_of_one_class: float = Field(0.75, gt=0, le=1)
+    flip: float = Field(0.5, ge=0, le=1)
+    photometric: bool = False
+    align: int = Field(0, ge=0)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+class Test(_Part):
+    """How a segmenter is tested.
+
+    Args:
+        mode: ``whole`` image, or ``slide``: crops whose logits are averaged where they overlap.
+        crop, stride: of ``slide``, in pixels.
+        scales: factors of the test's size; probabilities are averaged.
+        flip: also the mirror image.
+        every: updates between tests while training; 0 for the end only.
+        select: ``last`` weights or those of the ``best`` test, as the authors report; both are recorded.
+    """
+
+    __test__ = False  # not one of pytest's
+
+    mode: Literal["whole", "slide"] = "whole"
+    crop: int = Field(512, ge=1)
+    stride: int = Field(341, ge=1)
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    every: int = Field(0, ge=0)
+    select: Literal["last", "best"] = "last"
+
+
+class DenseRecipe(_Part):
+    """All that training and testing a dense model needs to know besides backbone and data.
+
+    Args:
+        head: see :data:`attnbench.dense.HEADS`.
+        widths: of the head; empty for the papers'.
+        dataset: that the figures are for; another can be given.
+        global_batch: images an update, over all devices.
+        drop_path: rate of the last block; ``None`` for the layout's.
+        options: of mechanisms, by name: what a mechanism is set to at this size, as its authors do.
+        precision: the authors'; what ran stands in the record.
+    """
+
+    name: str
+    title: str
+    source: str
+    oddities: tuple[str, ...] = ()
+    head: str
+    widths: dict[str, int] = Field(default_factory=dict)
+    dataset: str
+    global_batch: int = Field(ge=1)
+    drop_path: float | None = Field(None, ge=0, lt=1)
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    schedule: Schedule
+    optimizer: Optimizer
+    input: Input = Input()
+    test: Test = Test()
+
+    @model_validator(mode="after")
+    def _check(self) -> "DenseRecipe":
+        if self.head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}")
+        return self
+
+    @property
+    def task(self) -> str:
+        """``semantic`` or ``detection``."""
+        return TASK_OF[self.head]
+
+    def digest(self) -> str:
+        """Sixteen hex digits of all that bears on the result; records carry them."""
+        return digest(self.model_dump(mode="json", exclude=set(_WORDS)))
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its dotted name, ``schedule.iterations`` and so on."""
+        return dict(_flat(self.model_dump(mode="json", exclude=set(_WORDS))))
+
+    def changed(self, settings: Mapping[str, Any]) -> "DenseRecipe":
+        """The recipe with other settings, given by dotted names.
+
+        Raises:
+            AttnbenchError: there is no such setting, or it cannot have the value.
+        """
+        content = self.model_dump(mode="json")
+        for key, value in settings.items():
+            where: Any = content
+            *parents, last = key.split(".")
+            for parent in parents:
+                where = where.get(parent) if isinstance(where, dict) else None
+            free = parents[:1] in (["widths"], ["options"])
+            if not isinstance(where, dict) or (last not in where and not free) or key in _WORDS:
+                raise UnknownNameError("setting of a recipe", key, self.flat())
+            where[last] = value
+        return _validated(content, f"recipe {self.name} with {', '.join(settings)}")
+
+
+def names(task: str = "") -> list[str]:
+    """Names of the recipes, or of those of a task."""
+    found = sorted(path.stem for path in _FOLDER.glob("*.toml"))
+    return [name for name in found if not task or get(name).task == task]
+
+
+def get(name: str) -> DenseRecipe:
+    """A recipe by name, or by the path of its ``.toml`` file.
+
+    Raises:
+        AttnbenchError: there is none, or the file is no recipe: an unknown key is an error.
+    """
+    path = Path(name).expanduser() if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+    if not path.is_file():
+        if name.endswith(".toml"):
+            raise AttnbenchError(f"there is no recipe file {name}; known by name: {', '.join(names())}")
+        raise UnknownNameError("recipe", name, names())
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise AttnbenchError(f"recipe {path} cannot be read as TOML: {error}") from error
+    return _validated(
+        {"title": path.stem, "source": str(path), "name": path.stem, **content}, f"recipe {path}"
+    )
+
+
+def _validated(content: Mapping[str, Any], what: str) -> DenseRecipe:
+    try:
+        return DenseRecipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise AttnbenchError(f"{what}: {where}: {first['msg']} (got {first['input']!r})") from error
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
