@@ -50,3 +50,22 @@ def differences(head: str) -> list[str]:
     found = list(_OF_ALL)
     found += _OF_DETECTORS if head in DETECTORS else _OF_SEGMENTERS
     return found + list(_OF_MASK_RCNN if head == "mask_rcnn" else ())
+
+RECIPES = {
+    "sem_fpn": "sem_fpn_80k",
+    "upernet": "upernet_160k",
+    "retinanet": "retinanet_1x",
+    "mask_rcnn": "mask_rcnn_1x",
+}
+"""The recipe whose settings of mechanisms a head is counted and timed with."""
+
+SHORT_SIDES = {"sem_fpn": 512, "upernet": 512, "retinanet": 800, "mask_rcnn": 800}
+_RATIOS = {"sem_fpn": 4.0, "upernet": 4.0, "retinanet": 1.6, "mask_rcnn": 1.6}
+
+
+def paper_size(head: str, short: int) -> tuple[int, int]:
+    """Height and width of the image a paper counts a head on: 512 × 2048 or 800 × 1280, or of that shape.
+
+    Both are rounded up to multiples of 32, to which detectors pad.
+    """
+    return -(-short // 32) * 32, -(-int(short * _RATIOS[head]) // 32) * 32

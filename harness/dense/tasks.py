@@ -13,7 +13,7 @@ from attnbench.harness.dense.confusion import Confusion
 from attnbench.harness.dense.judge import Judge, on_cpu
 from attnbench.harness.dense.predict import predict
 from attnbench.harness.dense.samples import DenseDataset
-from attnbench.harness.dense.transforms import Detected, Segmented, as_tensor, detected, segmented, tested
+from attnbench.harness.dense.transforms import Detected, Segmented, as_tensor, detected, for_test, segmented
 from attnbench.harness.training.order import Draw, shuffled
 from attnbench.harness.training.randomness import seed_of
 from attnbench.harness.training.ranks import Ranks
@@ -29,8 +29,8 @@ class _Prepared(torch.utils.data.Dataset[Any]):
         return len(self.data.ids("train"))
 
     def __getitem__(self, draw: Draw) -> Segmented | Detected:
-        random = np.random.default_rng(seed_of(draw.seed, "sample", draw.epoch, draw.index, draw.repeat))
-        sample = self.data.read("train", draw.index)
+        random = np.random.default_rng(seed_of(draw.seed, "sample", draw.epoch, draw.sample, draw.repeat))
+        sample = self.data.read("train", draw.sample)
         if self.recipe.task == "semantic":
             return segmented(sample, self.recipe.input, random)
         return detected(sample, self.recipe.input, random, first_label(self.recipe.head))
@@ -100,7 +100,7 @@ class Segmentation(DenseTask):
             image, labels = as_tensor(sample.image), torch.from_numpy(sample.labels.astype(np.int64))
 
             def at(scale: float, image: Tensor = image) -> Tensor:
-                return tested(image, given, scale).to(ranks.device)
+                return for_test(image, given, scale).to(ranks.device)
 
             size = (labels.shape[0], labels.shape[1])
             confusion.add(predict(model, at, size, self.recipe.test), labels)
@@ -120,7 +120,7 @@ class Detection(DenseTask):
     def order(self, epoch: int) -> Sequence[Draw]:
         """As :meth:`DenseTask.order`, portrait and landscape apart: a batch is of one of them."""
         draws = super().order(epoch)
-        return grouped(draws, [self._portrait(draw.index) for draw in draws], self.recipe.global_batch)
+        return grouped(draws, [self._portrait(draw.sample) for draw in draws], self.recipe.global_batch)
 
     def loss(self, module: nn.Module, batch: Any) -> Tensor:
         """Sum of the detector's losses."""
@@ -134,7 +134,7 @@ class Detection(DenseTask):
         for index in range(ranks.rank, len(data.ids("test")), ranks.world):
             sample = data.read("test", index)
             assert sample.objects is not None
-            image = tested(as_tensor(sample.image), self.recipe.input)
+            image = for_test(as_tensor(sample.image), self.recipe.input)
             found = on_cpu(model([image.to(ranks.device)])[0])
             size, at = sample.image.shape[:2], image.shape[-2:]
             judge.add(sample.image_id, (size[0], size[1]), sample.objects, found, (at[0], at[1]))

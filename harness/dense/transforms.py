@@ -131,7 +131,7 @@ def usable(objects: Objects) -> Objects:
     return Objects(*(part[keep] for part in parts))
 
 
-def tested(image: Tensor, given: Input, scale: float = 1.0) -> Tensor:
+def for_test(image: Tensor, given: Input, scale: float = 1.0) -> Tensor:
     """A test's input: resized to fit, each side up to a multiple of ``given.align``, normalised."""
     height, width = fitted(image.shape[-2:], given.fit, scale)
     if given.align:
