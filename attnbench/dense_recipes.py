@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from attnbench.dense import HEADS, TASK_OF
 from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.heads import HEADS, TASK_OF
 from attnbench.record import digest
 
 _FOLDER = Path(__file__).parent / "harness" / "dense" / "recipes"
@@ -126,7 +126,7 @@ class DenseRecipe(_Part):
     """All that training and testing a dense model needs to know besides backbone and data.
 
     Args:
-        head: see :data:`attnbench.dense.HEADS`.
+        head: see :data:`attnbench.heads.HEADS`.
         widths: of the head; empty for the papers'.
         dataset: that the figures are for; another can be given.
         global_batch: images an update, over all devices.
@@ -148,8 +148,8 @@ class DenseRecipe(_Part):
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     schedule: Schedule
     optimizer: Optimizer
-    input: Input = Input()
-    test: Test = Test()
+    input: Input = Field(default_factory=lambda: Input.model_validate({}))
+    test: Test = Field(default_factory=lambda: Test.model_validate({}))
 
     @model_validator(mode="after")
     def _check(self) -> "DenseRecipe":

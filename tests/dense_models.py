@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench.harness.dense.build import create_dense_model
+from attnbench.harness.dense.dense_model import create_dense_model
 
 WIDTHS = {
     "sem_fpn": {"pyramid_channels": 16, "head_channels": 8},

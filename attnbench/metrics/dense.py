@@ -1,6 +1,6 @@
 """Dense models at the papers' sizes: what a backbone with a head costs, holds and takes.
 
-A mechanism that is cheap on 224 × 224 need not be on 800 × 1280. For each head of :mod:`attnbench.dense`
+A mechanism that is cheap on 224 × 224 need not be on 800 × 1280. For each head of :mod:`attnbench.heads`
 there are two metrics, which ``attnbench run --metrics`` takes by name: ``<head>_costs`` (parameters and
 multiply-adds, counted without memory) and ``<head>_speed`` (peak memory and images per second). They run in
 the layout that the run asks for, on images of the paper's size; ``--resolution N`` gives another short side.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from attnbench import dense_recipes
-from attnbench.dense import HEADS, RECIPES, SHORT_SIDES
+from attnbench.heads import HEADS, RECIPES, SHORT_SIDES
 from attnbench.metrics import Bench, Value, register_metric
 
 if TYPE_CHECKING:
@@ -53,19 +53,20 @@ def _speed(head: str, cell: "Cell", bench: Bench) -> "list[Measurement]":
 
 
 def _register(head: str, title: str, place: int) -> None:
-    giga = {"unit": "MACs", "scale": 1e9, "digits": 1}
     register_metric(
         f"{head}_costs",
         title=f"parameters and MACs with {title}",
         values=[
             Value(f"{head}_params", "parameters", f"{title} params (M)", f"{head}_parameters", 1e6, 2),
-            Value(f"{head}_macs", heading=f"{title} MACs (G)", column=f"{head}_macs", **giga),
+            Value(f"{head}_macs", "MACs", f"{title} MACs (G)", f"{head}_macs", 1e9, 1),
             Value(
                 f"{head}_macs_counted",
-                heading=f"{title} MACs counted (G)",
-                column=f"{head}_macs_counted",
+                "MACs",
+                f"{title} MACs counted (G)",
+                f"{head}_macs_counted",
+                1e9,
+                1,
                 repeats=f"{head}_macs",
-                **giga,
             ),
         ],
         order=60 + place,

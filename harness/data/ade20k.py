@@ -1,4 +1,4 @@
-"""ADE20K as the scene-parsing challenge hands it out: 150 classes, 20,210 images to train on and 2,000 to test.
+"""ADE20K as the scene-parsing challenge hands it out: 150 classes, 20,210 training images, 2,000 test images.
 
 Layout on disk, under the folder that is given or its ``ADEChallengeData2016``:
 ``images/{training,validation}/*.jpg`` and ``annotations/{training,validation}/*.png``. A label image holds 0

@@ -153,6 +153,4 @@ def _learnable(image: dict[str, Any], of_image: dict[int, list[dict[str, Any]]])
     if min(image["height"], image["width"]) < 32:
         return False
     found = of_image.get(image["id"], [])
-    return any(
-        not one.get("iscrowd") and one["area"] > 0 and min(one["bbox"][2:]) >= 1 for one in found
-    )
+    return any(not one.get("iscrowd") and one["area"] > 0 and min(one["bbox"][2:]) >= 1 for one in found)

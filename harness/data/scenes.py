@@ -55,9 +55,7 @@ class Scenes:
         AttnbenchError: a size or number is too small.
     """
 
-    classes = Classes(
-        stuff=STUFF, things=STUFF[1:7], context=(3, 4, 7, 8), category_ids=(1, 2, 3, 4, 5, 6)
-    )
+    classes = Classes(stuff=STUFF, things=STUFF[1:7], context=(3, 4, 7, 8), category_ids=(1, 2, 3, 4, 5, 6))
 
     def __init__(
         self, *, seed: int = 0, height: int = 24, width: int = 96, train: int = 2048, test: int = 128
@@ -103,10 +101,8 @@ class _Canvas:
         self.image[mask] = np.asarray(colour) + self.random.normal(0, 8, (int(mask.sum()), 3))
         self.labels[mask] = label
 
-    def thing(
-        self, label: int, colour: tuple[int, int, int], stencil: Array, left: int, right: int
-    ) -> None:
-        """Paint a shape where it touches no other thing, between two columns; leave it out if there is no room."""
+    def thing(self, label: int, colour: tuple[int, int, int], stencil: Array, left: int, right: int) -> None:
+        """Paint a shape where it touches no other thing, between two columns; none if there is no room."""
         height, width = self.labels.shape
         rows, columns = stencil.shape
         for _ in range(20):
@@ -151,7 +147,7 @@ def _draw_lines(canvas: _Canvas, random: np.random.Generator) -> None:
     for half in range(2):
         low = half * height / 2 + 1
         ends = random.uniform(low, low + height / 2 - 5, 2)
-        top = np.rint(np.linspace(*ends, width)).astype(int)
+        top = np.rint(np.linspace(ends[0], ends[1], width)).astype(int)
         mask = np.zeros((height, width), bool)
         for row in range(3):
             mask[top + row, columns] = True

@@ -35,7 +35,7 @@ class RealAnchors(AnchorGenerator):
         scales: Any,
         aspect_ratios: Any,
         dtype: torch.dtype = torch.float32,
-        device: torch.device = torch.device("cpu"),
+        device: Any = "cpu",
     ) -> Tensor:
         """(ratios · scales, 4) anchors of one cell, centred at 0; ratio = height / width."""
         sides = torch.as_tensor(scales, dtype=dtype, device=device)

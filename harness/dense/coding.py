@@ -1,4 +1,4 @@
-"""Masks as COCO writes them: run lengths and polygons. By faster-coco-eval or pycocotools, whichever is there."""
+"""Masks as COCO writes them: run lengths and polygons, by faster-coco-eval or pycocotools."""
 
 import importlib
 import importlib.util

@@ -79,7 +79,8 @@ class Judge:
         """AP where nothing was found: zero, but not a number where there was nothing to find."""
         areas = [t["area"] for part in self.seen.values() for t in part[1] if not t["iscrowd"]]
         among = [areas] * 3 + [
-            [a for a in areas if low <= a <= high] for low, high in ((0, 32**2), (32**2, 96**2), (96**2, 1e10))
+            [a for a in areas if low <= a <= high]
+            for low, high in ((0, 32**2), (32**2, 96**2), (96**2, 1e10))
         ]
         return {name: 0.0 if some else float("nan") for name, some in zip(NAMES, among, strict=True)}
 
@@ -97,9 +98,7 @@ class Judge:
             for place, (x1, y1, x2, y2) in enumerate(corners)
         ]
 
-    def _results(
-        self, image_id: int, size: Size, found: dict[str, Tensor], at: Size
-    ) -> list[dict[str, Any]]:
+    def _results(self, image_id: int, size: Size, found: dict[str, Tensor], at: Size) -> list[dict[str, Any]]:
         boxes = resize_boxes(found["boxes"].cpu().float(), list(at), list(size))
         masks: list[Any] = [None] * len(boxes)
         if "masks" in found:
@@ -120,7 +119,8 @@ class Judge:
 
 def _stats(package: str, truth: dict[str, Any], found: list[dict[str, Any]], kind: str) -> Any:
     if package == "faster_coco_eval":
-        from faster_coco_eval import COCO, COCOeval_faster as COCOeval
+        from faster_coco_eval import COCO
+        from faster_coco_eval import COCOeval_faster as COCOeval
     else:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -129,8 +129,7 @@ def _stats(package: str, truth: dict[str, Any], found: list[dict[str, Any]], kin
     right.createIndex()
     # loadRes adds areas and numbers to what it is given, and takes whatever has a box for a box
     results = [
-        {key: value for key, value in one.items() if kind == "segm" or key != "segmentation"}
-        for one in found
+        {key: value for key, value in one.items() if kind == "segm" or key != "segmentation"} for one in found
     ]
     if kind == "segm":
         results = [{key: value for key, value in one.items() if key != "bbox"} for one in results]

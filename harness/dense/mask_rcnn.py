@@ -2,7 +2,7 @@
 
 Paper: He et al., 2017, "Mask R-CNN", arXiv:1703.06870. Form: mmdetection's ``mask_rcnn_r50_fpn``, which
 BiFormer, UniFormer and Swin put their backbones into. What is overridden, and what still differs, is listed
-in :mod:`attnbench.dense`.
+in :mod:`attnbench.heads`.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from torchvision.ops.poolers import LevelMapper
 
 from attnbench.harness.dense.boxes import ClaimingMatcher, ClampedBoxCoder, RealAnchors
 from attnbench.harness.dense.detector_input import PadOnly
-from attnbench.harness.dense.parts import Size, conv_macs, feature_pyramid, pyramid_macs, run_pyramid
+from attnbench.harness.dense.head_parts import Size, conv_macs, feature_pyramid, pyramid_macs, run_pyramid
 from attnbench.harness.dense.stage_maps import StageMaps
 
 ANCHOR_SCALE = 8
@@ -157,9 +157,7 @@ class Detector(MaskRCNN):
         box_width: of the two layers that classify a box.
     """
 
-    def __init__(
-        self, maps: StageMaps, num_classes: int, *, width: int = 256, box_width: int = 1024
-    ) -> None:
+    def __init__(self, maps: StageMaps, num_classes: int, *, width: int = 256, box_width: int = 1024) -> None:
         pyramid = MaskPyramid(maps, width)
         anchors = RealAnchors([[ANCHOR_SCALE * stride] for stride in pyramid.strides], pyramid.strides)
         super().__init__(

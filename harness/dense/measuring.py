@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from attnbench import dense_recipes
-from attnbench.dense import RECIPES, TASK_OF, differences, paper_size
 from attnbench.harness import memory
 from attnbench.harness.counting import macs, parameters
-from attnbench.harness.dense.build import DenseModel, backbone_of, create_dense_model
+from attnbench.harness.dense.dense_model import DenseModel, backbone_of, create_dense_model
 from attnbench.harness.models.backbone import executed_impl
 from attnbench.harness.timing.clock import MIN_SAMPLE_S, device_clock
+from attnbench.heads import RECIPES, TASK_OF, differences, paper_size
 from attnbench.metrics import Bench
 from attnbench.record import Cell, Measurement
 
@@ -70,7 +70,12 @@ def speed(head: str, cell: Cell, bench: Bench) -> list[Measurement]:
     rate = [1 / value for value in seconds]
     return [
         Measurement.of(
-            cell, f"{head}_peak_memory", used.peak, "bytes", implementation=ran, details=details | used.details()
+            cell,
+            f"{head}_peak_memory",
+            used.peak,
+            "bytes",
+            implementation=ran,
+            details=details | used.details(),
         ),
         Measurement.of(
             cell,
@@ -87,9 +92,7 @@ def speed(head: str, cell: Cell, bench: Bench) -> list[Measurement]:
 
 def _build(head: str, cell: Cell, impl: str) -> DenseModel:
     options = {**_set_to(head, cell.mechanism), **cell.options}
-    return create_dense_model(
-        head, cell.layout, cell.mechanism, CLASSES[TASK_OF[head]], impl=impl, **options
-    )
+    return create_dense_model(head, cell.layout, cell.mechanism, CLASSES[TASK_OF[head]], impl=impl, **options)
 
 
 def _set_to(head: str, mechanism: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The optimizer and the learning rate of a dense recipe, as mmcv's hooks set it."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from attnbench.dense_recipes import DenseRecipe
 
 
 def make_optimizer(model: nn.Module, recipe: DenseRecipe) -> torch.optim.Optimizer:
-    """AdamW at the recipe's peak rate; see :class:`attnbench.dense_recipes.Optimizer` for what is not decayed."""
+    """AdamW at the recipe's peak rate; see :class:`attnbench.dense_recipes.Optimizer` for the decay."""
     of = recipe.optimizer
     kept: set[int] = set()
     if "layer_norm" in of.no_decay:
@@ -19,7 +20,7 @@ def make_optimizer(model: nn.Module, recipe: DenseRecipe) -> torch.optim.Optimiz
         kept |= {id(parameter) for name, parameter in model.named_parameters() if name.endswith("table")}
     decayed = [parameter for parameter in model.parameters() if id(parameter) not in kept]
     rest = [parameter for parameter in model.parameters() if id(parameter) in kept]
-    groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=of.lr,

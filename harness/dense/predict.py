@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.dense_recipes import Test
-from attnbench.harness.dense.parts import resize
+from attnbench.harness.dense.head_parts import resize
 
 Size = tuple[int, int]
 

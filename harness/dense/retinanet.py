@@ -2,7 +2,7 @@
 
 Paper: Lin et al., 2017, "Focal Loss for Dense Object Detection", arXiv:1708.02002. Form: mmdetection's
 ``retinanet_r50_fpn``, which BiFormer, PVT, Twins and Swin put their backbones into. What is overridden, and
-what still differs, is listed in :mod:`attnbench.dense`.
+what still differs, is listed in :mod:`attnbench.heads`.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from attnbench.harness.dense.boxes import RATIOS, ClaimingMatcher, ClampedBoxCoder, RealAnchors
 from attnbench.harness.dense.detector_input import PadOnly
-from attnbench.harness.dense.parts import Size, conv_macs, feature_pyramid, pyramid_macs, run_pyramid
+from attnbench.harness.dense.head_parts import Size, conv_macs, feature_pyramid, pyramid_macs, run_pyramid
 from attnbench.harness.dense.stage_maps import StageMaps
 
 OCTAVE_BASE, OCTAVES = 4, 3
@@ -25,7 +25,7 @@ OCTAVE_BASE, OCTAVES = 4, 3
 
 
 class RetinaNetPyramid(nn.Module):
-    """Maps of stages 2 to 4 to five levels: a pyramid, and two more by stride-2 convolutions on stage 4's map."""
+    """Maps of stages 2 to 4 to five levels: a pyramid, and two by stride-2 convolutions of stage 4's map."""
 
     def __init__(self, maps: StageMaps, width: int = 256) -> None:
         super().__init__()

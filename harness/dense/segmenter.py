@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbench.harness.dense.parts import resize
+from attnbench.harness.dense.head_parts import resize
 from attnbench.harness.dense.semantic_fpn import SemanticFPN
 from attnbench.harness.dense.stage_maps import StageMaps
 from attnbench.harness.dense.upernet import AuxiliaryFCN, UPerNet
@@ -41,9 +41,7 @@ class Segmenter(nn.Module):
         maps = self.maps(images)
         found = {"segmentation": pixel_loss(self.head(maps), labels)}
         if self.auxiliary is not None:
-            found["auxiliary"] = AUXILIARY_WEIGHT * pixel_loss(
-                self.auxiliary(maps[AUXILIARY_STAGE]), labels
-            )
+            found["auxiliary"] = AUXILIARY_WEIGHT * pixel_loss(self.auxiliary(maps[AUXILIARY_STAGE]), labels)
         return found
 
     def macs(self, height: int, width: int) -> dict[str, int]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from attnbench.harness.dense.parts import (
+from attnbench.harness.dense.head_parts import (
     ConvNormAct,
     Size,
     classifier,
@@ -70,7 +70,7 @@ class SemanticFPN(nn.Module):
         """Multiply-adds per image by phase, for maps of these sizes; resizing is not counted."""
         levels = 0
         for level, (rows, columns) in zip(self.levels, sizes, strict=True):
-            convs = [part for part in level if isinstance(part, ConvNormAct)]
+            convs = [part for part in level.children() if isinstance(part, ConvNormAct)]
             for step, conv in enumerate(convs):
                 levels += conv_macs(conv, (rows * 2**step, columns * 2**step))
         return {

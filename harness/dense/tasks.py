@@ -1,4 +1,4 @@
-"""Segmentation and detection as tasks of the training loop; see :class:`attnbench.harness.training.loop.Task`."""
+"""Segmentation and detection as tasks of :mod:`attnbench.harness.training.loop`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attnbench.dense import DETECTORS
 from attnbench.dense_recipes import DenseRecipe
 from attnbench.harness.dense.confusion import Confusion
 from attnbench.harness.dense.judge import Judge, on_cpu
@@ -17,6 +16,7 @@ from attnbench.harness.dense.transforms import Detected, Segmented, as_tensor, d
 from attnbench.harness.training.order import Draw, shuffled
 from attnbench.harness.training.randomness import seed_of
 from attnbench.harness.training.ranks import Ranks
+from attnbench.heads import DETECTORS
 
 
 class _Prepared(torch.utils.data.Dataset[Any]):
@@ -91,7 +91,7 @@ class Segmentation(DenseTask):
         return module(batch.image, batch.labels)
 
     def evaluate(self, model: nn.Module, ranks: Ranks) -> dict[str, float]:
-        """mIoU, mIoU of the classes that need context if the data set has such, and pixel accuracy, in percent."""
+        """mIoU, also of the classes that need context if there are such, and pixel accuracy, in percent."""
         data, given = self.seen, self.recipe.input
         confusion = Confusion(len(data.classes.stuff))
         for index in range(ranks.rank, len(data.ids("test")), ranks.world):
@@ -140,7 +140,7 @@ class Detection(DenseTask):
             judge.add(sample.image_id, (size[0], size[1]), sample.objects, found, (at[0], at[1]))
         judge.gather()
         kinds = {"box": "bbox", **({"mask": "segm"} if self.recipe.head == "mask_rcnn" else {})}
-        scores = {}
+        scores: dict[str, float] = {}
         for name, kind in kinds.items():
             scores |= {key.replace("ap", f"ap_{name}", 1): value for key, value in judge.score(kind).items()}
         return {name: value for name, value in scores.items() if value == value}  # no object of that size

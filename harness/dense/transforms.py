@@ -5,6 +5,7 @@ Form: the pipelines of mmsegmentation and mmdetection (``Resize``, ``RandomCrop`
 is made from (seed, epoch, index): any number of workers gives the same pixels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,8 +37,8 @@ class Detected(NamedTuple):
     target: dict[str, Tensor]
 
 
-def fitted(size: Size, fit: Size, scale: float = 1.0) -> Size:
-    """Height and width of an image resized to fit into ``scale`` times (long, short) sides, its ratio kept."""
+def fitted(size: Sequence[int], fit: Size, scale: float = 1.0) -> Size:
+    """Height and width of an image resized to fit into ``scale`` times (long, short), its ratio kept."""
     if not any(fit):
         factor = scale
     else:
@@ -140,7 +141,7 @@ def for_test(image: Tensor, given: Input, scale: float = 1.0) -> Tensor:
 
 
 def _crop(labels: Tensor, given: Input, random: np.random.Generator) -> Size:
-    """Upper left corner of a crop in which no class has too large a share; the tenth draw is taken as it is."""
+    """Upper left corner of a crop in which no class has too large a share; the tenth draw is taken as is."""
     room = [max(side - given.crop, 0) for side in labels.shape]
     for _ in range(10):
         top, left = (int(random.integers(0, space + 1)) for space in room)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbench.harness.dense.parts import ConvNormAct, Size, classifier, conv_macs, resize
+from attnbench.harness.dense.head_parts import ConvNormAct, Size, classifier, conv_macs, resize
 
 POOL_SIZES = (1, 2, 3, 6)
 

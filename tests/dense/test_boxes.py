@@ -16,7 +16,9 @@ def test_deltas_are_clamped_on_both_sides() -> None:
     coder = ClampedBoxCoder((10.0, 10.0, 5.0, 5.0))
     box = torch.tensor([[0.0, 0.0, 32.0, 16.0]])
     for sign in (1, -1):
-        x1, y1, x2, y2 = coder.decode_single(torch.tensor([[0.0, 0.0, 50.0 * sign, 50.0 * sign]]), box)[0].tolist()
+        x1, y1, x2, y2 = coder.decode_single(torch.tensor([[0.0, 0.0, 50.0 * sign, 50.0 * sign]]), box)[
+            0
+        ].tolist()
         assert x2 - x1 == pytest.approx(32 * (1000 / 16) ** sign)
         assert y2 - y1 == pytest.approx(16 * (1000 / 16) ** sign)
     goal = torch.tensor([[3.0, 2.0, 30.0, 18.0]])
@@ -87,7 +89,10 @@ def test_retinanets_losses_are_over_the_batch_by_its_positives() -> None:
     count = int(positive.sum()) + 1  # the empty image counts as one
     torch.testing.assert_close(found["classification"], focal.sum() / count, rtol=1e-4, atol=1e-6)
     goals = torch.tensor(
-        [_deltas(anchors[i].tolist(), targets[0]["boxes"][matched[i]].tolist()) for i in positive.nonzero()[:, 0]]
+        [
+            _deltas(anchors[i].tolist(), targets[0]["boxes"][matched[i]].tolist())
+            for i in positive.nonzero()[:, 0]
+        ]
     )
     expected = (outputs["bbox_regression"][0, positive] - goals).abs().sum() / count
     torch.testing.assert_close(found["boxes"], expected, rtol=1e-4, atol=1e-6)

@@ -17,7 +17,7 @@ from attnbench.harness.data.coco import COCO
 from attnbench.harness.data.scenes import STUFF, Scenes
 from attnbench.harness.dense.coding import encode
 from attnbench.harness.dense.tasks import grouped
-from attnbench.harness.dense.transforms import detected, fitted, segmented, for_test
+from attnbench.harness.dense.transforms import detected, fitted, for_test, segmented
 from attnbench.harness.training.order import Draw
 
 
@@ -26,7 +26,11 @@ def test_a_scene_is_a_function_of_seed_split_and_index() -> None:
     np.testing.assert_array_equal(first.image, again.image)
     assert first.labels is not None
     np.testing.assert_array_equal(first.labels, again.labels)
-    for other in (Scenes(seed=4).read("train", 7), Scenes(seed=3).read("test", 7), Scenes(seed=3).read("train", 8)):
+    for other in (
+        Scenes(seed=4).read("train", 7),
+        Scenes(seed=3).read("test", 7),
+        Scenes(seed=3).read("train", 8),
+    ):
         assert (first.image != other.image).any()
 
 
@@ -40,7 +44,9 @@ def test_masks_boxes_and_labels_of_a_scene_agree() -> None:
         assert objects is not None
         assert sample.image.shape == (40, 100, 3)
         seen |= set(np.unique(labels).tolist())
-        for box, kind, mask, area in zip(objects.boxes, objects.classes, objects.masks, objects.areas, strict=True):
+        for box, kind, mask, area in zip(
+            objects.boxes, objects.classes, objects.masks, objects.areas, strict=True
+        ):
             assert (labels[mask] == kind + 1).all()
             assert mask.sum() == area > 0
             rows, columns = np.nonzero(mask)
@@ -64,7 +70,10 @@ def test_blobs_and_bodies_of_lines_look_alike_in_pairs_and_the_rest_is_far_off()
             mask = (labels == kind) & (middle if kind > 6 else True)
             if mask.any():
                 colours[kind].append(sample.image[mask].mean(0))
-        blobs, posts = np.nonzero((labels == 3) | (labels == 4))[1], np.nonzero((labels == 5) | (labels == 6))[1]
+        blobs, posts = (
+            np.nonzero((labels == 3) | (labels == 4))[1],
+            np.nonzero((labels == 5) | (labels == 6))[1],
+        )
         assert min(abs(blobs[:, None] - posts[None]).min(1)) >= 0.5 * labels.shape[1]
     mean = {kind: np.mean(found, axis=0) for kind, found in colours.items() if found}
     for a, b in ((3, 4), (7, 8)):
@@ -121,13 +130,13 @@ def test_what_is_wrong_with_ade20k_is_said_in_a_line(ade: Path, tmp_path: Path) 
     with pytest.raises(AttnbenchError, match=r"a0\.jpg cannot be decoded"):
         ADE20K(ade, partial=True).read("train", 0)
     Image.fromarray(np.full((20, 30), 200, np.uint8)).save(root / "annotations" / "training" / "a1.png")
-    with pytest.raises(AttnbenchError, match="label 200; ADE20K's are 0 to 150"):
+    with pytest.raises(AttnbenchError, match=r"label 200; ADE20K's are 0 to 150"):
         ADE20K(ade, partial=True).read("train", 1)
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(root / "annotations" / "training" / "a1.png")
     with pytest.raises(AttnbenchError, match=r"its image \(20, 30\)"):
         ADE20K(ade, partial=True).read("train", 1)
     (root / "annotations" / "training" / "a2.png").unlink()
-    with pytest.raises(AttnbenchError, match="1 images of training lack a label image, .* first is a2"):
+    with pytest.raises(AttnbenchError, match=r"1 images of training lack a label image, .* first is a2"):
         ADE20K(ade, partial=True)
 
 
@@ -196,7 +205,7 @@ def test_what_is_wrong_with_coco_is_said_in_a_line(coco: Path, tmp_path: Path) -
         COCO(coco, partial=True)
     path = coco / "annotations" / "instances_val2017.json"
     path.write_text(path.read_text()[:500])
-    with pytest.raises(AttnbenchError, match="cannot be read as JSON.*download it again"):
+    with pytest.raises(AttnbenchError, match=r"cannot be read as JSON.*download it again"):
         COCO(coco, partial=True)
     path.write_text('{"images": []}')
     with pytest.raises(AttnbenchError, match="has no annotations, categories; it is not COCO's"):

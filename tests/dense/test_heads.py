@@ -14,14 +14,15 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from attnbench.dense import HEADS
 from attnbench.harness.counting.macs import count_forward
 from attnbench.harness.dense import mask_rcnn, retinanet
-from attnbench.harness.dense.build import backbone_of, create_dense_model
-from attnbench.harness.dense.parts import resize
+from attnbench.harness.dense.dense_model import backbone_of, create_dense_model
+from attnbench.harness.dense.head_parts import resize
 from attnbench.harness.dense.segmenter import IGNORE, Segmenter, pixel_loss
 from attnbench.harness.dense.semantic_fpn import SemanticFPN
 from attnbench.harness.dense.upernet import UPerNet
+from attnbench.heads import HEADS
+
 
 def test_norms_are_of_the_outputs_and_the_next_stage_gets_the_map_itself() -> None:
     maps = make("sem_fpn").maps.eval()
@@ -29,11 +30,18 @@ def test_norms_are_of_the_outputs_and_the_next_stage_gets_the_map_itself() -> No
     assert not hasattr(maps.body.head, "fc") or not list(maps.body.head.fc.parameters())
     images = torch.randn(1, 3, 40, 56)
     outputs = maps(images)
-    assert [tuple(x.shape) for x in outputs] == [(1, 16, 20, 28), (1, 32, 10, 14), (1, 64, 5, 7), (1, 128, 3, 4)]
+    assert [tuple(x.shape) for x in outputs] == [
+        (1, 16, 20, 28),
+        (1, 32, 10, 14),
+        (1, 64, 5, 7),
+        (1, 128, 3, 4),
+    ]
     x = maps.body.patch_embed(images)
     for stage, norm, output in zip(maps.body.layers, maps.norms, outputs, strict=True):
         x = stage(x)  # not normed between stages
-        torch.testing.assert_close(output, F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps).permute(0, 3, 1, 2))
+        torch.testing.assert_close(
+            output, F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps).permute(0, 3, 1, 2)
+        )
 
 
 def test_retinanet_reads_three_stages_mask_rcnn_four() -> None:
@@ -101,7 +109,7 @@ PRINTED = [  # of Swin's own releases; the papers of BiFormer print none
 def test_swin_t_has_the_size_that_its_authors_print(
     head: str, classes: int, size: tuple[int, int], millions: int, printed: int, least: float
 ) -> None:
-    """Printed FLOPs also hold norms, activations, biases and padding (docs/dense.md), so ours are a little less."""
+    """Printed FLOPs also hold norms, activations, biases and padding (docs/dense.md): ours are less."""
     with torch.device("meta"):
         model: Any = create_dense_model(head, "swin_t", "shifted_window", classes, impl="eager")
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
@@ -177,7 +185,13 @@ def test_retinanet_is_torchvisions_on_its_own_resnet_but_for_the_seventh_level()
 def test_mask_rcnn_is_torchvisions_on_its_own_resnet_but_for_alignment() -> None:
     theirs = MaskRCNN(_theirs([1, 2, 3, 4]), 6).eval()
     ours = mask_rcnn.Detector(ResNetMaps(0), 5).eval()  # type: ignore[arg-type]
-    parts = ("rpn.head.", "roi_heads.box_head.", "roi_heads.box_predictor.", "roi_heads.mask_head.", "roi_heads.mask_predictor.")
+    parts = (
+        "rpn.head.",
+        "roi_heads.box_head.",
+        "roi_heads.box_predictor.",
+        "roi_heads.mask_head.",
+        "roi_heads.mask_predictor.",
+    )
     wanted = {k: v for k, v in theirs.state_dict().items() if k.startswith((*parts, "backbone.fpn."))}
     missing, unexpected = ours.load_state_dict(wanted, strict=False)
     assert not unexpected
@@ -186,7 +200,9 @@ def test_mask_rcnn_is_torchvisions_on_its_own_resnet_but_for_alignment() -> None
     expected, found = theirs.backbone(images), ours.backbone(images)
     for a, b in zip(expected.values(), found.values(), strict=True):
         torch.testing.assert_close(a, b)
-    for a, b in zip(theirs.rpn.head(list(expected.values())), ours.rpn.head(list(found.values())), strict=True):
+    for a, b in zip(
+        theirs.rpn.head(list(expected.values())), ours.rpn.head(list(found.values())), strict=True
+    ):
         torch.testing.assert_close(a, b)
     # the pooled map of a box on whole cells, aligned by half a pixel, is that of the box shifted by it
     box, half = torch.tensor([[32.0, 32.0, 88.0, 88.0]]), torch.tensor([2.0, 2.0, 2.0, 2.0])

@@ -1,7 +1,7 @@
 """Maps that windows, regions and strides do not divide: what is padded inside never changes a prediction.
 
 Three things could: what a mechanism pads its map with, the place of an image in a batch, and the other images
-of the batch. Each is tested for every mechanism, on maps like those of 800 × 1333 (200 × 334 tokens and so on:
+of the batch. Each is tested for every mechanism, on maps like those of 800 × 1333 (200 × 334 tokens, ...:
 divided by none of 7, 16 and 32), at a tenth of the size.
 """
 
@@ -55,7 +55,13 @@ def test_what_a_map_is_padded_with_does_not_matter(mechanism: str, monkeypatch: 
     pad = F.pad
 
     def poisoned(x: Tensor, amounts: Any, mode: str = "constant", value: float | None = None) -> Tensor:
-        if mode == "constant" and not value and inside[0] and x.is_floating_point() and pads_attention(mechanism, x):
+        if (
+            mode == "constant"
+            and not value
+            and inside[0]
+            and x.is_floating_point()
+            and pads_attention(mechanism, x)
+        ):
             filled.append(tuple(amounts))
             return pad(x, amounts, mode, 1e3)
         return pad(x, amounts, mode, value)
@@ -94,7 +100,7 @@ def pads_attention(mechanism: str, x: Tensor) -> bool:
 @pytest.mark.parametrize("head", ["retinanet", "mask_rcnn"])
 @torch.no_grad()
 def test_a_detectors_padding_is_that_of_the_image_alone(head: str) -> None:
-    """Zeros to the next multiple of 32 at the bottom and the right, as mmdetection pads; boxes end at the image."""
+    """Zeros to the next multiple of 32, at the bottom and the right; boxes end at the image."""
     model = make(head).eval()
     image = torch.randn(3, 50, 83, generator=torch.Generator().manual_seed(0))
     seen: list[Tensor] = []

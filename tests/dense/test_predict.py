@@ -107,7 +107,11 @@ def scene(seed: int, side: int = 120) -> tuple[Objects, dict[str, Tensor]]:
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
         mask[y1:y2, x1:x2] = True
     truth = Objects(
-        boxes, random.integers(0, 2, 4), masks, np.asarray([False, False, False, seed == 2]), masks.sum((1, 2))
+        boxes,
+        random.integers(0, 2, 4),
+        masks,
+        np.asarray([False, False, False, seed == 2]),
+        masks.sum((1, 2)),
     )
     moved = torch.from_numpy(boxes) + torch.from_numpy(random.normal(0, 3, (4, 4)).astype(np.float32))
     moved = torch.cat([moved, moved[:2] + 20])

@@ -4,12 +4,12 @@ from typing import Any
 
 from torch import nn
 
-from attnbench.dense import DETECTORS, HEADS
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.harness.dense import mask_rcnn, retinanet
 from attnbench.harness.dense.segmenter import Segmenter, make_segmenter
 from attnbench.harness.dense.stage_maps import ALL_STAGES, StageMaps
 from attnbench.harness.models.backbone import create_model
+from attnbench.heads import DETECTORS, HEADS
 
 DenseModel = Segmenter | retinanet.Detector | mask_rcnn.Detector
 
@@ -26,7 +26,7 @@ def create_dense_model(
     """A backbone with a head, its weights drawn at random.
 
     Args:
-        head: one of :data:`attnbench.dense.HEADS`.
+        head: one of :data:`attnbench.heads.HEADS`.
         layout, mechanism: of the backbone.
         num_classes: of pixels, or of objects without background.
         widths: of the head, by its keywords; by default the papers'.
@@ -41,12 +41,13 @@ def create_dense_model(
     body = create_model(layout, mechanism, **{"in_chans": 3, **backbone})
     stages = ALL_STAGES[1:] if head == "retinanet" else ALL_STAGES
     maps = StageMaps(body, stages, freeze_batch_norm=head in DETECTORS)
+    of_head: Any = widths or {}
     try:
         if head == "retinanet":
-            return retinanet.Detector(maps, num_classes, **(widths or {}))
+            return retinanet.Detector(maps, num_classes, **of_head)
         if head == "mask_rcnn":
-            return mask_rcnn.Detector(maps, num_classes, **(widths or {}))
-        return make_segmenter(head, maps, num_classes, **(widths or {}))
+            return mask_rcnn.Detector(maps, num_classes, **of_head)
+        return make_segmenter(head, maps, num_classes, **of_head)
     except TypeError as error:
         raise AttnbenchError(f"head {head} has no such width: {error}") from error
 

@@ -51,6 +51,7 @@ def differences(head: str) -> list[str]:
     found += _OF_DETECTORS if head in DETECTORS else _OF_SEGMENTERS
     return found + list(_OF_MASK_RCNN if head == "mask_rcnn" else ())
 
+
 RECIPES = {
     "sem_fpn": "sem_fpn_80k",
     "upernet": "upernet_160k",

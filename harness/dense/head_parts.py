@@ -54,9 +54,9 @@ def run_pyramid(pyramid: nn.Module, maps: Sequence[Tensor]) -> list[Tensor]:
     return list(pyramid({str(level): x for level, x in enumerate(maps)}).values())
 
 
-def resize(x: Tensor, size: Size) -> Tensor:
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear, corners not aligned: the one resize mode of these heads but for the pyramid's."""
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+    return F.interpolate(x, list(size), mode="bilinear", align_corners=False)
 
 
 def conv_macs(module: Any, size: Size) -> int:
