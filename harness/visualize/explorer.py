@@ -100,7 +100,7 @@ _SCRIPT = """
     .map(canvas => ({canvas, map: bytes(canvas.dataset.map)}));
   const image = new Image();
   let token = Math.floor(rows / 2) * columns + Math.floor(columns / 2);
-  const heat = v => [255, Math.min(255, 2 * v), Math.max(0, 2 * v - 255)];
+  const heat = v => [255, v, 30];
   const colour = {reads: heat, routed: v => [20, 150, 60]};
   const draw = () => {
     for (const {canvas, map} of canvases) {

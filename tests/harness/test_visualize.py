@@ -1,5 +1,7 @@
 """What a token reads is what the mechanism lets it read: by its own word, and measured."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,39 @@ def test_png_and_explorer_are_written(tmp_path: Path) -> None:
     heat = explorer.unpack(page, "reads")
     assert heat.shape == (49, 49)
     assert np.array_equal(heat[9] > 0, every.reads.weights[9].flatten().numpy() > 0)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_mechanism_can_be_looked_into_and_reads_within_its_support(name: str) -> None:
+    view = one_token(Asked(name, "swin_pico", stage=1))
+    weights = view.reads.weights
+    assert weights.shape == (1, 7, 7)
+    assert weights.isfinite().all()
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-4)
+    assert view.outside < 1e-6
+    assert len(view.fields) == 3
+
+
+COMMAND = [sys.executable, "-m", "attnbench", "visualize"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "visualize needs --mechanism NAME"),
+        (["--mechanism", "bra", "--token", "1"], "--token must be two whole numbers from 0"),
+        (["--mechanism", "bra", "--block", "2,0"], "--block must be two whole numbers from 0"),
+        (["--mechanism", "bra", "--output", "a.xyz"], "must end with one of"),
+        (["--mechanism", "bra", "--layout", "nowhere"], "unknown layout 'nowhere'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(COMMAND + arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
