@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from attnbench.errors import AttnbenchError
-from attnbench.harness.models.backbone import Backbone, create_model
+from attnbench.harness.models.backbone import Backbone
 from attnbench.harness.visualize import image as images
 from attnbench.harness.visualize.fields import Field, fields
+from attnbench.harness.visualize.model import build
 from attnbench.harness.visualize.reads import PROBES, Reads, reads
 
 
@@ -117,10 +118,7 @@ def every_token(asked: Asked, *, most: int = 1024, probes: int = PROBES) -> View
 
 def _prepare(asked: Asked) -> tuple[Backbone, Image.Image, Tensor, int]:
     """The model, the image, what the block's attention gets to see (1, H, W, C), and the stage."""
-    torch.manual_seed(asked.seed)
-    model = create_model(
-        asked.layout, asked.mechanism, impl="eager", checkpoint=asked.checkpoint, **asked.options
-    ).eval()
+    model = build(asked.layout, asked.mechanism, asked.options, asked.checkpoint, asked.seed)
     depths = model.layout.depths
     stage = max(0, len(depths) - 2) if asked.stage is None else asked.stage
     if not (0 <= stage < len(depths) and 0 <= asked.block < depths[stage]):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,19 @@ from torch import Tensor, nn
 
 from attnbench import AttnbenchError, registry
 from attnbench.harness.models.backbone import Backbone, create_model
+from attnbench.harness.training import checkpoint
 from attnbench.harness.visualize import explorer, image, picture
 from attnbench.harness.visualize.fields import fields
 from attnbench.harness.visualize.reads import EVERYTHING, VALUES, WEIGHTS, dependence, reads
-from attnbench.harness.visualize.view import Asked, View, every_token, one_token, routed
+from attnbench.harness.visualize.view import (
+    Asked,
+    View,
+    attention_input,
+    attention_of,
+    every_token,
+    one_token,
+    routed,
+)
 from attnbench.registry import Site
 
 SIDE, DIM = 6, 16
@@ -223,6 +233,25 @@ def test_every_mechanism_can_be_looked_into_and_reads_within_its_support(name: s
     assert float(weights.sum()) == pytest.approx(1, abs=1e-4)
     assert view.outside < 1e-6
     assert len(view.fields) == 3
+
+
+def test_weights_of_a_training_are_taken_and_those_of_another_model_refused(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    model = create_model("swin_pico", "full", num_classes=3, in_chans=3)
+    identity = {"layout": "swin_pico", "mechanism": "full", "classes": 3, "in_chans": 3, "size": 28}
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    path = tmp_path / "checkpoint-000000001.safetensors"
+    checkpoint.write(path, checkpoint.State(tensors, {"identity": {**identity, "options": {}}}))
+    asked = Asked("full", "swin_pico", stage=1, checkpoint=path)
+    view = one_token(asked)
+    assert "weights of checkpoint-000000001.safetensors" in view.title
+    x = attention_input(model.eval(), view.image, 1, 0)
+    expected = reads(attention_of(model, 1, 0), x, view.queries)
+    torch.testing.assert_close(view.reads.weights, expected.weights)
+    with pytest.raises(AttnbenchError, match="is of full in swin_pico; give --mechanism full"):
+        one_token(replace(asked, mechanism="bra"))
+    with pytest.raises(AttnbenchError, match="nowhere"):
+        one_token(replace(asked, checkpoint=tmp_path / "nowhere.pth"))
 
 
 COMMAND = [sys.executable, "-m", "attnbench", "visualize"]
