@@ -17,7 +17,6 @@ from attnbench.discovery import Kind
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.implementations import AUTO, COMPILED, compile_module
 from attnbench.plugins import Builder, Registry
-from attnbench.plugins import import_plugins as import_plugins
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ import functools
 import importlib
 from pathlib import Path
 
-from attnbench import registry
+from attnbench import plugins
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.layouts._layout import Layout
 
@@ -46,7 +46,7 @@ def get_layout(name: str) -> Layout:
 
 def _all() -> dict[str, Layout]:
     _load_folder()
-    registry.import_plugins("register_layout", "attnbench.layouts")
+    plugins.import_plugins("register_layout", "attnbench.layouts")
     return _registered
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import registry
+from attnbench import plugins
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.metrics._metric import Bench, Measure, Metric, Value
 
@@ -120,7 +120,7 @@ def find(metric: str, name: str) -> tuple[Metric, Value] | None:
 
 def _all() -> dict[str, Metric]:
     _load_folder()
-    registry.import_plugins("register_metric", "attnbench.metrics")
+    plugins.import_plugins("register_metric", "attnbench.metrics")
     return _registered
 
 

@@ -28,7 +28,7 @@ class Bench(Protocol):
 
 
 Measure = Callable[..., Any]
-"""``measure(cell, bench)`` to measurements; of a grouped metric ``measure(group, open_candidate, progress)``."""
+"""``measure(cell, bench)``, or of a grouped metric ``measure(group, open_candidate, progress)``."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def measure(
     group: "Group", open_candidate: "Callable[[Cell], Candidate]", progress: "Progress"
 ) -> "list[Outcome]":
-    """Measure a group of candidates in turn: for each of its cells the measurements, or why there are none."""
+    """Measure a group of candidates in turn: of each cell the measurements, or why there are none."""
     from attnbench.harness.timing import group as groups
 
     return groups.measure(group, open_candidate, progress)

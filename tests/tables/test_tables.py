@@ -13,7 +13,7 @@ from attnbench import AttnbenchError, UnknownNameError, store, tables
 from attnbench.record import Cell, Measurement
 from attnbench.tables import render, speed
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 RECORDS = store.read(HERE / "records" / "schema_1.jsonl", pytest.fail)
 
 

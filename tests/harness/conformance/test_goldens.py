@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from attnbench import AttnbenchError, get, names
 from attnbench.harness.conformance.goldens import TOLERANCE, check_case, check_folder, load_cases, rename
 
-FOLDER = Path(__file__).parents[1] / "golden"
+FOLDER = Path(__file__).parents[2] / "golden"
 OWNERS = {golden: name for name in names() for golden in get(name).facts.goldens}
 
 

@@ -283,7 +283,7 @@ def test_explain_tells_who_trained_a_published_accuracy() -> None:
 
 
 def test_explain_of_the_ablation_table() -> None:
-    records = store.read(Path(__file__).parent / "records" / "schema_1.jsonl", pytest.fail)
+    records = store.read(Path(__file__).parents[1] / "records" / "schema_1.jsonl", pytest.fail)
     text = explain(ablation(records), "Shifted window", "Images/s infer FP32")
     assert "measured by attnbench: 10.0 images/s" in text
     assert "throughput at batch 2, preset quick" in text

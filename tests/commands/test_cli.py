@@ -174,7 +174,7 @@ def test_table_is_written_to_a_file(tmp_path: Path) -> None:
 
 
 def test_golden_command(tmp_path: Path) -> None:
-    golden = str(Path(__file__).parent / "golden")
+    golden = str(Path(__file__).parents[1] / "golden")
     good = attnbench("check", "--golden", golden, "full", cwd=tmp_path)
     assert good.returncode == 0
     assert good.stdout.splitlines()[-1] == "2 of 2 equal"

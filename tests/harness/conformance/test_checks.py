@@ -15,7 +15,7 @@ from attnbench.registry import Facts
 
 
 def _load_liars() -> ModuleType:
-    path = Path(__file__).parents[1] / "liars.py"
+    path = Path(__file__).parents[2] / "liars.py"
     spec = importlib.util.spec_from_file_location("attnbench_liars", path)
     assert spec
     assert spec.loader
@@ -46,7 +46,7 @@ def test_every_check_has_a_liar() -> None:
 
 
 def test_every_check_is_documented() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "checks.md").read_text(encoding="utf-8")
     assert all(f"`{check.name}`" in text for check in checks.iter_checks())
     assert all(check.rule.endswith(".") for check in checks.iter_checks())
 
