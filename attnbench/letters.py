@@ -5,6 +5,7 @@ from itertools import combinations
 from string import ascii_lowercase
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attnbench.statistics import p_value
 
@@ -33,14 +34,24 @@ def letters(
     rows = sorted(samples_by_row, key=lambda row: -float(np.nanmedian(samples_by_row[row])))
     pairs = list(combinations(rows, 2))
     p = np.array([p_value(samples_by_row[a], samples_by_row[b], processes, margin) for a, b in pairs])
+    shown = display(rows, told_apart(pairs, p, confidence))
+    return {row: shown[row] for row in samples_by_row}
+
+
+def told_apart(
+    pairs: Sequence[tuple[str, str]], p: NDArray[np.float64], confidence: float = 0.95
+) -> set[frozenset[str]]:
+    """The pairs whose p-value is a discovery at a false discovery rate of 1 − ``confidence``."""
     ranked = np.sort(p)
     passed = np.nonzero(ranked <= (1 - confidence) * np.arange(1, len(p) + 1) / max(len(p), 1))[0]
     threshold = ranked[passed[-1]] if len(passed) else -1.0
-    apart = {frozenset(pair) for pair, value in zip(pairs, p, strict=True) if value <= threshold}
+    return {frozenset(pair) for pair, value in zip(pairs, p, strict=True) if value <= threshold}
+
+
+def display(rows: Sequence[str], apart: set[frozenset[str]]) -> dict[str, str]:
+    """Letters by row, the best row first, given the pairs that are told apart."""
     groups = sorted(_groups(rows, apart), key=lambda group: sorted(map(rows.index, group)))
-    return {
-        row: "".join(_letter(i) for i, group in enumerate(groups) if row in group) for row in samples_by_row
-    }
+    return {row: "".join(_letter(i) for i, group in enumerate(groups) if row in group) for row in rows}
 
 
 def _groups(rows: Sequence[str], apart: set[frozenset[str]]) -> list[frozenset[str]]:

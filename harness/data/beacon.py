@@ -13,7 +13,7 @@ from attnbench.harness.probes.probe import Draw, Probe
     task="probe",
     num_classes=8,
     channels=3,
-    sizes="12 × 12 cells of 4 × 4 pixels; any other",
+    sizes="8 × 8 cells of 4 × 4 pixels; any other",
     splits=("train", "validation", "test"),
     licence="generated: none",
     source="attnbench",

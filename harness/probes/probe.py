@@ -47,7 +47,8 @@ class Probe(ABC):
     model reaches whose tokens know nothing of each other (chance unless places tell something);
     ``question``, one sentence that a table prints; ``places``, whether the images get channels that tell a
     cell's place; ``by_class``, whether accuracy is the mean over classes, so that guessing the frequent one
-    gains nothing; ``rung``, the rung of position terms that all mechanisms are put on.
+    gains nothing; ``rung``, the rung of position terms that all mechanisms are put on; ``steps`` and
+    ``batch_size``, the training that is enough for those who can.
 
     Args:
         side: cells a side that are trained at; a load such as the number of pairs follows from it, and stays
@@ -61,6 +62,8 @@ class Probe(ABC):
     places: ClassVar[bool] = False
     by_class: ClassVar[bool] = False
     rung: ClassVar[str] = "authors"
+    steps: ClassVar[int] = 500
+    batch_size: ClassVar[int] = 16
 
     def __init__(self, side: int) -> None:
         self.side = side
@@ -89,16 +92,22 @@ class Probe(ABC):
         missing = count
         while missing > 0:
             some = self.draw(generator, max(8, int(1.25 * missing / share)), side)
-            some = some.take(split_of(some.images) == SPLITS.index(split)).take(slice(missing))
-            kept.append(some)
-            missing -= len(some.images)
-        images, targets, source = (torch.cat(parts) for parts in zip(*kept, strict=True))
-        return Draw(with_places(images) if self.places else images, targets, source)
+            of_split = (split_of(some.images) == SPLITS.index(split)).nonzero()[:missing, 0]
+            kept.append(some.take(of_split))
+            missing -= len(of_split)
+        together = kept[0] if len(kept) == 1 else Draw(*map(torch.cat, zip(*kept, strict=True)))
+        if self.places:
+            together = together._replace(images=with_places(together.images))
+        return together
 
 
 def split_of(images: Tensor) -> Tensor:
-    """(B,) number of the split that each picture belongs to: a hash of its pixels, the same everywhere."""
-    pixels = (images.flatten(1) * 2).round().long()
+    """(B,) number of the split that each picture belongs to: a hash of its pixels, the same everywhere.
+
+    Of channels after the first, one pixel of each cell counts: enough to tell frames apart.
+    """
+    frames = images[:, 1:, CELL - 1 :: CELL, CELL - 1 :: CELL]
+    pixels = (torch.cat((images[:, 0].flatten(1), frames.flatten(1)), dim=1) * 2).round().long()
     index = torch.arange(pixels.shape[1], device=images.device)
     index = (index + 1) * -0x61C8864680B583EB  # 2^64 over the golden ratio: an odd number with mixed bits
     index = (index ^ (index >> 29)) * -0x40A7B892E31B1A47

@@ -10,7 +10,7 @@ from attnbench.harness.probes.probe import CELL, NO_SOURCE, NOT_ASKED, SPLITS, D
 PROBES = datasets.names("probe")
 
 
-def make(name: str, side: int = 12) -> Probe:
+def make(name: str, side: int = 8) -> Probe:
     return datasets.get(name).load()(side)
 
 
@@ -27,7 +27,7 @@ def cells(images: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", PROBES)
 def test_shapes_are_those_declared(name: str) -> None:
     probe, facts = make(name), datasets.get(name).facts
-    for side in (12, 18):
+    for side in (8, 12):
         images, targets, source = draw(probe, side=side)
         assert images.shape == (24, facts.channels, CELL * side, CELL * side)
         assert targets.shape == source.shape == (24, side**2)
@@ -61,7 +61,7 @@ def test_splits_cannot_overlap(name: str) -> None:
 
 def test_splits_are_of_the_stated_size() -> None:
     probe = make("retrieval_sparse")
-    images = torch.cat([probe.draw(torch.Generator().manual_seed(s), 500, 12).images for s in range(4)])
+    images = torch.cat([probe.draw(torch.Generator().manual_seed(s), 500, 8).images for s in range(4)])
     shares = split_of(images).bincount(minlength=3) / len(images)
     assert shares.tolist() == pytest.approx([14 / 16, 1 / 16, 1 / 16], abs=0.02)
 
@@ -77,7 +77,7 @@ def test_the_source_of_a_question_has_its_glyph_and_the_answers_colour(name: str
     assert not asks[..., 3, :].any()  # a grey frame
     bits = (holds[:, :, 3, 3] > 0).long()
     assert torch.equal(bits @ torch.tensor([1, 2, 4]), targets[picture, at])
-    assert len(picture) == 24 * round(probe.share * 144)  # type: ignore[attr-defined]
+    assert len(picture) == 24 * round(probe.share * 64)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["beacon", "offset"])
@@ -102,7 +102,7 @@ def test_texture_is_told_by_the_cell_itself() -> None:
     codes = torch.tensor([[code >> bit & 1 for bit in range(9)] for code in _texture_codes()])
     distance = (glyphs[:, :, None] != codes).sum(-1)
     assert torch.equal(distance.argmin(-1), targets)
-    assert torch.equal(source, torch.arange(144).expand(24, -1))
+    assert torch.equal(source, torch.arange(64).expand(24, -1))
 
 
 def _texture_codes() -> list[int]:
@@ -120,19 +120,19 @@ def test_flood_agrees_with_a_search_cell_by_cell() -> None:
             if at in reached:
                 continue
             reached.add(at)
-            row, column = divmod(at, 12)
+            row, column = divmod(at, 8)
             steps = [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
-            inside = (12 * r + c for r, c in steps if 0 <= r < 12 and 0 <= c < 12)
+            inside = (8 * r + c for r, c in steps if 0 <= r < 8 and 0 <= c < 8)
             front += [n for n in inside if bool(free[i, n])]
-        asked = [n for n in range(144) if targets[i, n] != NOT_ASKED]
-        assert asked == [n for n in range(144) if bool(free[i, n]) and not bool(seeds[i, n])]
+        asked = [n for n in range(64) if targets[i, n] != NOT_ASKED]
+        assert asked == [n for n in range(64) if bool(free[i, n]) and not bool(seeds[i, n])]
         assert all(int(targets[i, n]) == (n in reached) for n in asked)
     assert (source == NO_SOURCE).all()
 
 
 def test_floor_of_flood_is_what_places_tell() -> None:
     """The best answer by place alone, estimated from one draw and tested on another."""
-    probe = flood.Flood(12)
+    probe = flood.Flood(8)
     one, other = (draw(probe, seed=seed, count=1500).targets for seed in (1, 2))
     frequency = _symmetric((one == 1).sum(0)) / _symmetric((one >= 0).sum(0))
     base = float((one == 1).sum() / (one >= 0).sum())
@@ -142,7 +142,7 @@ def test_floor_of_flood_is_what_places_tell() -> None:
 
 
 def _symmetric(counts: torch.Tensor) -> torch.Tensor:
-    """Counts of 12 × 12 places, summed over the turns and reflections of the square."""
-    table = counts.view(12, 12) + counts.view(12, 12).T
+    """Counts of 8 × 8 places, summed over the turns and reflections of the square."""
+    table = counts.view(8, 8) + counts.view(8, 8).T
     table = table + table.flip(0)
     return (table + table.flip(1)).flatten()

@@ -1,0 +1,171 @@
+"""Records of probes as tables: what was asked, how much is right by how far the answer is, and why."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attnbench import datasets, registry
+from attnbench import seeds as statistics
+from attnbench.record import Measurement
+
+HOPS = ("one_hop", "composed", "out_of_reach")
+WORDS = {"one_hop": "one hop", "composed": "composed", "out_of_reach": "out of reach"}
+NEAR = 2.0
+"""Points within which an accuracy is called that of guessing."""
+
+
+@dataclass
+class Row:
+    """One mechanism on one probe: values by name and seed, and the details of each seed's accuracy."""
+
+    name: str
+    values: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    details: dict[int, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds there are."""
+        return len(self.values["accuracy"])
+
+    def mean(self, name: str) -> statistics.Mean | None:
+        """Of a value over the seeds; ``None`` if no seed has it."""
+        found = list(self.values[name].values()) if name in self.values else []
+        return statistics.mean(found) if found else None
+
+    def share(self, hop: str) -> float:
+        """Percent of the questions at a hop, the mean over seeds."""
+        shares = [details["shares"].get(hop, 0.0) for details in self.details.values()]
+        return sum(shares) / len(shares) if shares else 0.0
+
+    @property
+    def untrained(self) -> list[int]:
+        """Seeds whose training loss stayed at a guesser's."""
+        return sorted(seed for seed, details in self.details.items() if not details["did_train"])
+
+
+@dataclass
+class Profile:
+    """All rows of one probe that were measured under the same conditions."""
+
+    probe: str
+    layout: str
+    resolution: int
+    budget: dict[str, Any]
+    chance: float
+    floor: float
+    rows: dict[str, Row]
+    conditions: str
+
+    @property
+    def title(self) -> str:
+        """What a heading calls the probe."""
+        return datasets.get(self.probe).facts.title if self.probe in datasets.names() else self.probe
+
+    def accuracies(self) -> dict[str, dict[int, float]]:
+        """Accuracy by seed, by row."""
+        return {name: dict(row.values["accuracy"]) for name, row in self.rows.items() if row.seeds}
+
+
+def profiles(records: Iterable[Measurement], names: Sequence[str] = ()) -> list[Profile]:
+    """The probes in the records, each under its newest conditions, rows in the order of their accuracy.
+
+    Args:
+        records: of any metric; a later record of the same cell replaces an earlier one.
+        names: only these probes.
+    """
+    grouped: dict[str, dict[tuple[Any, ...], list[Measurement]]] = defaultdict(lambda: defaultdict(list))
+    for m in records:
+        cell = m.cell
+        if cell.metric == "probe" and (not names or cell.dataset in names):
+            alike = (cell.layout, cell.layout_digest, cell.resolution, cell.recipe, cell.dataset_digest)
+            grouped[cell.dataset][alike].append(m)
+    found = []
+    for probe in sorted(grouped, key=lambda probe: _order(probe, names)):
+        newest = max(grouped[probe].values(), key=lambda group: (_usable(group), group[-1].created))
+        if _usable(newest):
+            found.append(_profile(probe, newest))
+    return found
+
+
+def _order(probe: str, names: Sequence[str]) -> tuple[int, str]:
+    return (names.index(probe) if probe in names else len(names), probe)
+
+
+def _usable(group: list[Measurement]) -> bool:
+    return any(m.name == "accuracy" and m.value is not None for m in group)
+
+
+def _profile(probe: str, group: list[Measurement]) -> Profile:
+    rows: dict[str, Row] = {}
+    for m in group:
+        row = rows.setdefault(m.cell.row, Row(m.cell.row))
+        if m.name == "probe":
+            row.failures[m.cell.seed] = m.reason
+        elif m.value is None:
+            row.refused[m.name] = m.reason
+        else:
+            row.values[m.name][m.cell.seed] = float(m.value)
+            row.failures.pop(m.cell.seed, None)
+            if m.name == "accuracy":
+                row.details[m.cell.seed] = m.details
+    first = next(m for m in group if m.name == "accuracy" and m.value is not None)
+    ordered = sorted(rows.values(), key=lambda row: -(mean.value if (mean := row.mean("accuracy")) else 0.0))
+    details, cell = first.details, first.cell
+    return Profile(
+        probe,
+        cell.layout,
+        cell.resolution,
+        details["budget"],
+        details["chance"],
+        details["floor"],
+        {row.name: row for row in ordered},
+        f"on {cell.machine} ({cell.device}), torch {cell.torch}, data {cell.dataset_digest}",
+    )
+
+
+def why(row: Row, profile: Profile) -> str:
+    """The reason of an accuracy, in words, as far as the split by hops tells it."""
+    if not row.seeds:
+        return "failed: " + "; ".join(sorted(set(row.failures.values())))
+    parts = []
+    hops = {hop: mean.value for hop in HOPS if (mean := row.mean(hop)) is not None and row.share(hop) >= 1}
+    blind = set(hops) == {"out_of_reach"}
+    if row.untrained and not blind:
+        which = (
+            "in every seed" if len(row.untrained) == row.seeds else f"in {len(row.untrained)} of {row.seeds}"
+        )
+        losses = [f"{row.values['train_loss'][seed]:.2f}" for seed in row.untrained]
+        guess = next(iter(row.details.values()))["guessing_loss"]
+        parts.append(f"did not train {which} (loss {', '.join(losses)}; guessing {guess:.2f})")
+    for hop, value in hops.items():
+        parts.append(f"{_verb(hop, value, profile.chance)} {row.share(hop):.0f} %")
+    if not hops:
+        accuracy = row.mean("accuracy")
+        assert accuracy is not None
+        near = abs(accuracy.value - profile.floor) <= NEAR
+        parts.append(
+            "at the floor" if near else f"{accuracy.value - profile.floor:+.0f} points from the floor"
+        )
+    return "; ".join(parts)
+
+
+def _verb(hop: str, value: float, chance: float) -> str:
+    """What a mechanism does with the questions of a hop; their share follows."""
+    guesses = value <= chance + NEAR
+    if hop == "one_hop":
+        if guesses:
+            return "guesses, though it reads"
+        return "answers what it reads," if value >= 95 else f"right in {value:.0f} % of what it reads,"
+    if hop == "composed":
+        return "does not compose" if guesses else f"composes {value:.0f} % of"
+    return "guesses out of reach" if guesses else f"right in {value:.0f} % OUT OF REACH, which is"
+
+
+def title(row: str) -> str:
+    """What a table calls a row."""
+    name, bracket, options = row.partition("[")
+    known = registry.get(name).facts.title if name in registry.names() else name
+    return f"{known} [{options}" if bracket else known

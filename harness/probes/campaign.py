@@ -1,0 +1,140 @@
+"""Many models on many probes: what has a record is not trained again, and a failure is a record too.
+
+The learning rate of a mechanism on a probe is chosen with the first seed, on validation pictures; the further
+seeds are trained at it. So a row costs as many trainings as it has seeds, and one more for each further rate.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attnbench import certificates, datasets, store
+from attnbench.harness import environment
+from attnbench.harness.probes import measure
+from attnbench.harness.probes.probe import CELL, Probe
+from attnbench.harness.probes.training import Budget
+from attnbench.harness.workers.deaths import cause_of_error
+from attnbench.layouts import get_layout
+from attnbench.progress import Progress
+from attnbench.record import Cell, Measurement, digest
+from attnbench.registry import get
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be trained; see the help of ``attnbench probe``.
+
+    ``layout`` is empty for the probe's own, ``side`` 0 for the layout's own, ``steps`` 0 for the probe's own.
+    """
+
+    probes: tuple[str, ...]
+    mechanisms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    device: torch.device
+    out: Path
+    layout: str = ""
+    side: int = 0
+    steps: int = 0
+    rates: tuple[float, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    impl: str = "auto"
+    force: bool = False
+
+
+@dataclass
+class Summary:
+    """What was done: cells trained, known before, failed (with the reason)."""
+
+    trained: int = 0
+    known: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+def budget_of(probe: type[Probe], request: Request) -> Budget:
+    """The probe's own budget, or what was asked for."""
+    budget = Budget(probe.steps, probe.batch_size)
+    if request.steps:
+        budget = replace(budget, steps=request.steps)
+    return replace(budget, rates=request.rates) if request.rates else budget
+
+
+def plan(request: Request) -> Iterator[Cell]:
+    """The cells of a request, seed by seed, so that whatever exists is a set of whole rows."""
+    machine = environment.machine(request.device)
+    for seed in request.seeds:
+        for name in request.probes:
+            spec = datasets.get(name)
+            layout = get_layout(request.layout or spec.facts.layouts[0])
+            budget = budget_of(spec.load(), request)  # type: ignore[arg-type]
+            for mechanism in request.mechanisms:
+                yield Cell(
+                    mechanism=mechanism,
+                    layout=layout.name,
+                    metric="probe",
+                    mode="train",
+                    resolution=request.side * CELL or layout.img_size,
+                    batch_size=budget.batch_size,
+                    impl=request.impl,
+                    options=request.options,
+                    seed=seed,
+                    device=str(request.device),
+                    machine=machine,
+                    source=get(mechanism).digest(),
+                    layout_digest=layout.digest(),
+                    recipe=digest(budget.describe()),
+                    dataset=spec.name,
+                    dataset_digest=spec.digest(),
+                    torch=torch.__version__,
+                )
+
+
+def run(request: Request, progress: Progress) -> Summary:
+    """Train and score what has no record yet.
+
+    Raises:
+        AttnbenchError: the output folder cannot be written.
+    """
+    environment.pin_allocator()
+    records = request.out / "records" / f"{environment.machine(request.device)}.jsonl"
+    store.check_writable(records.parent)
+    known = {m.key: m for m in store.read(records.parent, progress.say) if m.name in ("accuracy", "probe")}
+    summary = Summary()
+    cells = list(plan(request))
+    progress.phase("probes", len(cells))
+    for cell in cells:
+        if cell.key() in known and not request.force:
+            summary.known += 1
+        else:
+            found = _outcome(cell, request, known)
+            store.append(records, _with_provenance(found, request.device))
+            known[cell.key()] = found[0]
+            summary.trained += 1
+            if found[0].status != "ok":
+                summary.failed.append(f"{cell.mechanism} on {cell.dataset}: {found[0].reason}")
+        progress.step(f"{cell.dataset} {cell.row} seed {cell.seed}")
+    return summary
+
+
+def _outcome(cell: Cell, request: Request, known: dict[str, Measurement]) -> list[Measurement]:
+    """Measurements of a cell, the accuracy first, or the reason why there are none."""
+    first = cell.model_copy(update={"seed": request.seeds[0]}).key()
+    rate = known[first].details.get("rate") if first in known else None
+    budget = budget_of(datasets.get(cell.dataset).load(), request)  # type: ignore[arg-type]
+    try:
+        return measure.measure(cell, budget, (rate,) if rate else ())
+    except Exception as error:  # a mechanism from anywhere: any
+        cause = cause_of_error(error)
+        return [Measurement.of(cell, "probe", None, "", status=cause.status, reason=cause.reason)]
+
+
+def _with_provenance(found: Iterable[Measurement], device: torch.device) -> list[Measurement]:
+    here = environment.describe(device) | environment.state() | environment.isolation(in_process=True)
+    filled = []
+    for m in found:
+        plain = not m.cell.options
+        certificate = certificates.identifier(m.cell.mechanism, m.cell.source) if plain else "none"
+        filled.append(m.model_copy(update={"environment": here, "certificate": certificate}))
+    return filled

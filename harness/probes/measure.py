@@ -1,0 +1,142 @@
+"""One model on one probe: train it at the rate that validation pictures choose, and score it."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnbench import datasets
+from attnbench.harness.models.backbone import Backbone, executed_impl
+from attnbench.harness.models.rungs import climb
+from attnbench.harness.probes.probe import CELL, Probe
+from attnbench.harness.probes.scoring import Scores, pictures, score
+from attnbench.harness.probes.training import Budget, Trained, train
+from attnbench.layouts import get_layout
+from attnbench.record import Cell, Measurement
+from attnbench.registry import get
+
+TEST_PICTURES, VALIDATION_PICTURES, LONGER_PICTURES = 512, 256, 64
+LONGER = (1.5, 2.0)
+"""Times the side trained at, at which the model is tested too."""
+
+GAIN = 0.6
+"""Standard deviation of a linear layer's initial weights, times the root of its inputs: what 0.02, Swin's, is
+at a width of 900. At a width of 32, 0.02 makes all attention even, and training waits long for it to begin."""
+
+LEARNED = 0.98
+"""A model whose training loss stayed above this share of a guesser's did not train."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A model trained at one rate."""
+
+    rate: float
+    model: Backbone
+    trained: Trained
+    validation: float
+
+
+def measure(cell: Cell, budget: Budget, rates: Sequence[float] = ()) -> list[Measurement]:
+    """Train and score the model of a cell.
+
+    Args:
+        cell: of metric ``probe``; ``dataset`` names the probe, ``resolution`` is 4 pixels a cell.
+        budget: how long; its digest is the cell's ``recipe``.
+        rates: learning rates to try; the budget's if none is given.
+
+    Returns:
+        Accuracy, accuracy by hop (what no question is of is left out), accuracy on larger pictures, and the
+        training loss, each as a measurement.
+
+    Raises:
+        AttnbenchError: the mechanism cannot be built so.
+        FloatingPointError: training diverged at every rate.
+    """
+    device = torch.device(cell.device)
+    probe = probe_of(cell)
+    began = time.process_time()
+    tried = [_attempt(cell, probe, budget, rate, device) for rate in (rates or budget.rates)]
+    best = max(tried, key=lambda attempt: (attempt.validation, -attempt.trained.loss))
+    draw = pictures(type(probe), probe.side, "test", TEST_PICTURES, probe.side, str(device))
+    dynamic = get(cell.mechanism).facts.pattern != "static"
+    scores = score(best.model, probe, draw, dynamic=dynamic)
+    longer = {f"accuracy_{times:g}x": _longer(best.model, probe, times, device) for times in LONGER}
+    details = _details(probe, budget, tried, best, scores) | {"cpu_seconds": time.process_time() - began}
+    values: dict[str, float | str] = {"accuracy": scores.accuracy, **scores.by_hop, **longer}
+    ran = executed_impl(best.model)
+    found = [
+        Measurement.of(cell, name, value, "%", implementation=ran)
+        if isinstance(value, float)
+        else Measurement.of(cell, name, None, "%", status="failed", reason=value)
+        for name, value in values.items()
+    ]
+    found[0] = found[0].model_copy(update={"details": details})
+    return [*found, Measurement.of(cell, "train_loss", best.trained.loss, "nats", implementation=ran)]
+
+
+def probe_of(cell: Cell) -> Probe:
+    """The probe of a cell, for the size that it is trained at."""
+    probe: Probe = datasets.get(cell.dataset).load()(cell.resolution // CELL)
+    return probe
+
+
+def build(cell: Cell, probe: Probe) -> Backbone:
+    """The model of a cell, which answers for every token, with weights drawn from the cell's seed."""
+    layout = replace(
+        get_layout(cell.layout),
+        num_classes=probe.num_classes,
+        in_chans=probe.channels,
+        img_size=cell.resolution,
+    )
+    torch.manual_seed(cell.seed)
+    spec = climb(get(cell.mechanism), cell.options.get("rung", probe.rung))
+    options = {name: value for name, value in cell.options.items() if name != "rung"}
+    model = Backbone(layout, spec, impl=cell.impl, options=options, global_pool="")
+    for part in model.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=GAIN * part.in_features**-0.5)
+    return model
+
+
+def _attempt(cell: Cell, probe: Probe, budget: Budget, rate: float, device: torch.device) -> Attempt:
+    model = build(cell, probe).to(device)
+    trained = train(model, probe, budget, rate, torch.Generator(device).manual_seed(cell.seed))
+    draw = pictures(type(probe), probe.side, "validation", VALIDATION_PICTURES, probe.side, str(device))
+    return Attempt(rate, model, trained, score(model, probe, draw).accuracy)
+
+
+def _longer(model: Backbone, probe: Probe, times: float, device: torch.device) -> float | str:
+    """Accuracy on larger pictures, or why the mechanism cannot read them."""
+    side = round(times * probe.side)
+    draw = pictures(type(probe), probe.side, "test", LONGER_PICTURES, side, str(device))
+    try:
+        return score(model, probe, draw).accuracy
+    except (ValueError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _details(
+    probe: Probe, budget: Budget, tried: list[Attempt], best: Attempt, scores: Scores
+) -> dict[str, Any]:
+    guessing = math.log(probe.num_classes)
+    return {
+        "budget": budget.describe(),
+        "rate": best.rate,
+        "tried": [
+            {"rate": a.rate, "validation": round(a.validation, 2), "loss": round(a.trained.loss, 4)}
+            for a in tried
+        ],
+        "trace": [round(loss, 4) for loss in best.trained.trace],
+        "did_train": best.trained.loss < LEARNED * guessing,
+        "guessing_loss": guessing,
+        "shares": scores.shares,
+        "answers": scores.answers,
+        "chance": probe.chance,
+        "floor": probe.floor,
+        "parameters": sum(p.numel() for p in best.model.parameters()),
+    }
