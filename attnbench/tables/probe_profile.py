@@ -134,9 +134,8 @@ def why(row: Row, profile: Profile) -> str:
     hops = {hop: mean.value for hop in HOPS if (mean := row.mean(hop)) is not None and row.share(hop) >= 1}
     blind = set(hops) == {"out_of_reach"}
     if row.untrained and not blind:
-        which = (
-            "in every seed" if len(row.untrained) == row.seeds else f"in {len(row.untrained)} of {row.seeds}"
-        )
+        some = f"in {len(row.untrained)} of {row.seeds} seeds"
+        which = "in any seed" if len(row.untrained) == row.seeds else some
         losses = [f"{row.values['train_loss'][seed]:.2f}" for seed in row.untrained]
         guess = next(iter(row.details.values()))["guessing_loss"]
         parts.append(f"did not train {which} (loss {', '.join(losses)}; guessing {guess:.2f})")
@@ -145,10 +144,8 @@ def why(row: Row, profile: Profile) -> str:
     if not hops:
         accuracy = row.mean("accuracy")
         assert accuracy is not None
-        near = abs(accuracy.value - profile.floor) <= NEAR
-        parts.append(
-            "at the floor" if near else f"{accuracy.value - profile.floor:+.0f} points from the floor"
-        )
+        over = accuracy.value - profile.floor
+        parts.append("at the floor" if abs(over) <= NEAR else f"{over:+.0f} points from the floor")
     return "; ".join(parts)
 
 

@@ -7,7 +7,7 @@ from attnbench.datasets import register_dataset
 from attnbench.harness.data._cells import COLOURS, GLYPHS, colour, draw, glyph, paint
 from attnbench.harness.probes.probe import NO_SOURCE, Draw, Probe
 
-LEAD = 0.15
+LEAD = 0.25
 """Share of the cells that are given the favoured colour; the others have one of eight at random."""
 
 
@@ -27,14 +27,14 @@ LEAD = 0.15
 class Majority(Probe):
     """A statistic of the whole picture, for which an average is enough.
 
-    A cell's own colour is the favoured one with probability 0.15 + 0.85 / 8, which is the floor; a part of
+    A cell's own colour is the favoured one with probability 0.25 + 0.75 / 8, which is the floor; a part of
     the picture tells more of it, so that accuracy grows smoothly with how much a cell sees.
     """
 
     num_classes = COLOURS
     chance = 100 / COLOURS
     floor = 100 * (LEAD + (1 - LEAD) / COLOURS)
-    question = "name the colour that is most frequent in the picture (a quarter of the cells; the others 1/9)"
+    question = "name the colour that is most frequent in the picture (a third of the cells; the others 1/11)"
 
     def draw(self, generator: Generator, count: int, side: int) -> Draw:
         """See :class:`~attnbench.harness.probes.probe.Probe`."""

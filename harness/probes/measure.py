@@ -24,8 +24,8 @@ LONGER = (1.5, 2.0)
 """Times the side trained at, at which the model is tested too."""
 
 GAIN = 0.6
-"""Standard deviation of a linear layer's initial weights, times the root of its inputs: what 0.02, Swin's, is
-at a width of 900. At a width of 32, 0.02 makes all attention even, and training waits long for it to begin."""
+"""Standard deviation of a linear layer's initial weights, times the root of its inputs. Swin's 0.02 is that
+at a width of 900; at a width of 32 it makes all attention even, and training waits long for it to begin."""
 
 LEARNED = 0.98
 """A model whose training loss stayed above this share of a guesser's did not train."""
