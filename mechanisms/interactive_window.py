@@ -2,13 +2,16 @@
 
 Paper: Yang et al., 2022, "ScalableViT: Rethinking the Context-oriented Generalization of Vision
 Transformer", arXiv:2203.10790.
-Code: written from the paper and the definition in the official ``scalablevit.py``; no golden exists, it is
-checked against dense references.
+Code: written from the paper and the definition in the official ``scalablevit.py``, to whose ``IWSA`` and
+``SSA`` it is equal.
 Settings: ScalableViT-S, windows of 7 × 7, reductions 8, 4, 2, 1 and channel ratios 1.25, 1.25, 1.25, 1; the
 layout's dims and heads, which are ScalableViT-B's.
-Differs from the official code: any map is accepted (window padding is masked; the strided convolution sees
-zeros beyond the map, and every key covers real tokens); scaled channels are rounded down to whole heads.
+Differs from the official code by default: any map is accepted (window padding is masked; the strided
+convolution sees zeros beyond the map, where the official code, ``padding="official"``, leaves trailing rows
+and columns out of the keys); scaled channels are rounded down to whole heads.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,7 @@ from torch.nn import functional as F
 
 from attnbench.mechanisms._attend import FastestAttend, attend
 from attnbench.mechanisms._local import DepthwiseConv, neighbours
+from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.mechanisms._window_attention import (
     window_attention,
     window_macs,
@@ -35,12 +39,16 @@ class InteractiveWindows(nn.Module):
         site: place in the backbone.
         window_size: side w of a window; one larger than the map shrinks to it.
         qkv_bias: learn a bias in the query, key and value projections.
+        qk_scale: factor on the logits; ``None`` for head_dim^-1/2.
         impl: ``eager`` or ``sdpa``.
     """
 
-    def __init__(self, site: Site, window_size: int, *, qkv_bias: bool, impl: str) -> None:
+    def __init__(
+        self, site: Site, window_size: int, *, qkv_bias: bool, qk_scale: float | None, impl: str
+    ) -> None:
         super().__init__()
-        self.dim, self.num_heads, self.head_dim = site.dim, site.num_heads, site.head_dim
+        self.dim, self.num_heads = site.dim, site.num_heads
+        self.scale = site.head_dim**-0.5 if qk_scale is None else qk_scale
         self.window_size, self.impl = window_size, impl
         self.qkv = nn.Linear(self.dim, 3 * self.dim, bias=qkv_bias)
         self.interact = DepthwiseConv(self.dim, 3)
@@ -51,7 +59,7 @@ class InteractiveWindows(nn.Module):
         qkv = self.qkv(x)
         heads = qkv.unflatten(-1, (3, self.num_heads, -1))
         window = self._window(x.shape[1], x.shape[2])
-        out = window_attention(heads, window, scale=self.head_dim**-0.5, impl=self.impl)
+        out = window_attention(heads, window, scale=self.scale, impl=self.impl)
         return self.proj(out + self.interact(qkv[..., 2 * self.dim :]))
 
     def macs(self, height: int, width: int) -> dict[str, int]:
@@ -86,7 +94,7 @@ class ScalableAttention(nn.Module):
 
     Keys and values come from GELU(LayerNorm(r × r depth-wise convolution with stride r, then C → C')).
     With r = 1 they come from x, and C' = C.
-    Cost, N_k = ⌈H/r⌉·⌈W/r⌉ keys: N·C·(C + C') + N_k·C'·(C + C') (projection) + r²·N_k·C + N_k·C·C'
+    Cost, N_k = ⌈H/r⌉·⌈W/r⌉ keys (⌊H/r⌋·⌊W/r⌋ with ``padding="official"``): N·C·(C + C') + N_k·C'·(C + C') (projection) + r²·N_k·C + N_k·C·C'
     (sampling, 0 if r = 1) + N·N_k·(C + C') (attention) MACs.
 
     Args:
@@ -94,20 +102,35 @@ class ScalableAttention(nn.Module):
         sr_ratio: reduction r of each side of the map.
         c_ratio: C'/C, rounded down to whole heads.
         qkv_bias: learn a bias in the query, key and value projections.
+        qk_scale: factor on the logits; ``None`` for that of the scaled heads, (C' / heads)^-1/2.
+        padding: ``masked`` or ``official``, see the mechanism.
         impl: ``eager`` or ``sdpa``.
     """
 
-    def __init__(self, site: Site, sr_ratio: int, c_ratio: float, *, qkv_bias: bool, impl: str) -> None:
+    def __init__(
+        self,
+        site: Site,
+        sr_ratio: int,
+        c_ratio: float,
+        *,
+        qkv_bias: bool,
+        qk_scale: float | None,
+        padding: str,
+        impl: str,
+    ) -> None:
         super().__init__()
         self.dim, self.num_heads, self.ratio, self.impl = site.dim, site.num_heads, sr_ratio, impl
         key_dim = max(1, int(site.head_dim * c_ratio)) if sr_ratio > 1 else site.head_dim
-        self.scale, self.scaled = key_dim**-0.5, key_dim * site.num_heads
+        self.scale, self.scaled = key_dim**-0.5 if qk_scale is None else qk_scale, key_dim * site.num_heads
+        self.padding = padding
         self.q = nn.Linear(self.dim, self.scaled, bias=qkv_bias)
-        self.k = nn.Linear(self.scaled, self.scaled, bias=qkv_bias)
-        self.v = nn.Linear(self.scaled, self.dim, bias=qkv_bias)
         self.reduce: nn.Sequential | None = None
         self.norm: nn.LayerNorm | None = None
-        if sr_ratio > 1:
+        if sr_ratio == 1:
+            self.kv = nn.Linear(self.dim, 2 * self.dim, bias=qkv_bias)
+        else:
+            self.k = nn.Linear(self.scaled, self.scaled, bias=qkv_bias)
+            self.v = nn.Linear(self.scaled, self.dim, bias=qkv_bias)
             self.reduce = nn.Sequential(
                 nn.Conv2d(self.dim, self.dim, sr_ratio, stride=sr_ratio, groups=self.dim),
                 nn.Conv2d(self.dim, self.scaled, 1),
@@ -117,21 +140,22 @@ class ScalableAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        y = x
         if self.reduce is not None and self.norm is not None:
-            y = self.reduce(pad_map(x, (self.ratio, self.ratio)).permute(0, 3, 1, 2))
-            y = F.gelu(self.norm(y.permute(0, 2, 3, 1)))
-        q, k, v = (
-            t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for t in (self.q(x), self.k(y), self.v(y))
-        )  # (B, heads, tokens, channels); v has other channels than q and k
+            self._reduced(x.shape[1], x.shape[2])
+            y = pad_map(x, (self.ratio, self.ratio)) if self.padding == "masked" else x
+            y = F.gelu(self.norm(self.reduce(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)))
+            projected = self.q(x), self.k(y), self.v(y)
+        else:
+            projected = (self.q(x), *self.kv(x).chunk(2, dim=-1))
+        # (B, heads, tokens, channels); v has other channels than q and k
+        q, k, v = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in projected)
         out = attend(q, k, v, scale=self.scale, impl=self.impl)
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""
-        n, keys = height * width, -(-height // self.ratio) * -(-width // self.ratio)
-        c, scaled = self.dim, self.scaled
+        rows, columns = self._reduced(height, width)
+        n, keys, c, scaled = height * width, rows * columns, self.dim, self.scaled
         cost = {
             "projection": (n * c + keys * scaled) * (c + scaled),
             "attention": n * keys * (c + scaled),
@@ -147,9 +171,25 @@ class ScalableAttention(nn.Module):
         return (c + s) * c + (c + s) * s + c + (c + 2 * s if self.q.bias is not None else 0) + reduction
 
     def support(self, height: int, width: int) -> Tensor:
-        """(N, N) bool: all, since the keys cover the map."""
-        n = height * width
-        return torch.ones(n, n, dtype=torch.bool)
+        """(N, N) bool: all, since the keys cover the map; ``padding="official"``: tokens in a key, and itself."""
+        n, (rows, columns) = height * width, self._reduced(height, width)
+        if self.padding == "masked" or self.ratio == 1:
+            return torch.ones(n, n, dtype=torch.bool)
+        used = torch.zeros(height, width, dtype=torch.bool)
+        used[: rows * self.ratio, : columns * self.ratio] = True
+        # With one key the softmax is 1 whatever the query, which then has no say.
+        return used.flatten()[None, :] | (torch.eye(n, dtype=torch.bool) & (rows * columns > 1))
+
+    def _reduced(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the keys."""
+        if self.padding == "masked":
+            return -(-height // self.ratio), -(-width // self.ratio)
+        if min(height, width) < self.ratio:
+            raise ValueError(
+                f"padding='official' needs a map of at least sr_ratio {self.ratio} tokens a side, "
+                f"got {height} x {width}; padding='masked' takes any"
+            )
+        return height // self.ratio, width // self.ratio
 
 
 @register_mechanism(
@@ -161,6 +201,7 @@ class ScalableAttention(nn.Module):
     complexity="O(N^2)",
     impls=("eager", "sdpa"),
     per_stage={"window_size": 7, "sr_ratio": (8, 4, 2, 1), "c_ratio": (1.25, 1.25, 1.25, 1.0)},
+    goldens=("scalablevit_iwsa", "scalablevit_ssa"),
 )
 class InteractiveWindowAttention(FastestAttend, nn.Module):
     """Even blocks attend inside interactive windows (IWSA), odd ones to the whole map, scaled (SSA).
@@ -174,10 +215,14 @@ class InteractiveWindowAttention(FastestAttend, nn.Module):
         sr_ratio: r, by which SSA reduces each side of the map for keys and values.
         c_ratio: by which SSA scales the channels of queries and keys, if r > 1.
         qkv_bias: learn a bias in the query, key and value projections.
+        qk_scale: factor on the logits; ``None`` for (channels of a head of queries)^-1/2.
+        padding: of SSA: ``masked`` (every token takes part in some key) or ``official`` (trailing rows and
+            columns that do not fill a whole patch are in no key).
         impl: ``eager`` or ``sdpa``.
 
     Raises:
-        ValueError: ``kind`` is unknown, or ``window_size``, ``sr_ratio`` or ``c_ratio`` is not positive.
+        ValueError: ``kind`` or ``padding`` is unknown, ``window_size``, ``sr_ratio`` or ``c_ratio`` is not
+            positive, or (when run) the map is smaller than ``sr_ratio`` with ``padding="official"``.
     """
 
     def __init__(
@@ -189,10 +234,14 @@ class InteractiveWindowAttention(FastestAttend, nn.Module):
         sr_ratio: int = 1,
         c_ratio: float = 1.25,
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        padding: str = "masked",
         impl: str = "eager",
     ) -> None:
         super().__init__()
         self.impl = impl
+        if padding not in ("masked", "official"):
+            raise ValueError(f"padding must be 'masked' or 'official', got {padding!r}")
         kind = ("iwsa", "ssa")[site.block % 2] if kind is None else kind
         if kind not in ("iwsa", "ssa"):
             raise ValueError(f"kind must be 'iwsa', 'ssa' or None, got {kind!r}")
@@ -203,9 +252,13 @@ class InteractiveWindowAttention(FastestAttend, nn.Module):
             )
         self.attention: InteractiveWindows | ScalableAttention
         if kind == "iwsa":
-            self.attention = InteractiveWindows(site, window_size, qkv_bias=qkv_bias, impl=impl)
+            self.attention = InteractiveWindows(
+                site, window_size, qkv_bias=qkv_bias, qk_scale=qk_scale, impl=impl
+            )
         else:
-            self.attention = ScalableAttention(site, sr_ratio, c_ratio, qkv_bias=qkv_bias, impl=impl)
+            self.attention = ScalableAttention(
+                site, sr_ratio, c_ratio, qkv_bias=qkv_bias, qk_scale=qk_scale, padding=padding, impl=impl
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
@@ -228,3 +281,34 @@ class InteractiveWindowAttention(FastestAttend, nn.Module):
     def support(self, height: int, width: int) -> Tensor:
         """(N, N) bool: IWSA tokens of one window and neighbours, SSA all."""
         return self.attention.support(height, width)
+
+    @classmethod
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
+        """``IWSA`` and ``SSA`` of ``scalablevit.py``.
+
+        Raises:
+            ValueError: the official code does not run so.
+        """
+        kwargs = case["kwargs"]
+        _, H, W, C = case["input_shape"]
+        only(kwargs, dim=C, **NO_DROPOUT)
+        site = Site(C, kwargs.get("num_heads", 8), H, W)
+        bias, scale = kwargs.get("qkv_bias", False), kwargs.get("qk_scale") or None
+        if case["mechanism"] == "scalablevit_iwsa":
+            size = kwargs.get("ws", 7)
+            if H % size or W % size:
+                raise ValueError(f"the official IWSA needs a map divisible by {size}, got {H} x {W}")
+            module = cls(site, kind="iwsa", window_size=size, qkv_bias=bias, qk_scale=scale, impl=impl)
+            return module, {"lim_func.": "attention.interact.", "": "attention."}
+        c_ratio = kwargs.get("c_ratio", 1.25)
+        module = cls(
+            site,
+            kind="ssa",
+            sr_ratio=int(kwargs.get("sr_ratio", 1)),
+            c_ratio=c_ratio,
+            qkv_bias=bias,
+            qk_scale=scale or (site.head_dim * c_ratio) ** -0.5,  # also where no channels are scaled
+            padding="official",
+            impl=impl,
+        )
+        return module, {"reduction.": "attention.reduce.", "norm_act.0.": "attention.norm.", "": "attention."}

@@ -2,7 +2,8 @@
 
 Paper: Li et al., 2022, "UniFormer: Unifying Convolution and Self-Attention for Visual Recognition",
 arXiv:2201.09450.
-Code: written from the paper, section 3.2 (MHRA); no golden exists, it is checked against dense references.
+Code: written from the paper, section 3.2 (MHRA); equal to the official ``Attention`` and to the three
+convolutions of ``CBlock``.
 Settings: UniFormer-S, local in the first two stages and global in the last two; the layout's dims and heads
 (of 32 channels, where UniFormer-S has 64).
 Differs from the paper: only MHRA is here; the block's dynamic position embedding (3 × 3 depth-wise, before
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from attnbench.mechanisms._attend import FastestAttend, attend, split_heads
 from attnbench.mechanisms._local import DepthwiseConv, neighbours
+from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.registry import Site, register_mechanism
 
 
@@ -29,6 +31,7 @@ from attnbench.registry import Site, register_mechanism
     complexity="O(N^2)",
     impls=("eager", "sdpa"),
     per_stage={"kind": ("local", "local", "global", "global")},
+    goldens=("uniformer_global", "uniformer_local"),
 )
 class LocalGlobalAttention(FastestAttend, nn.Module):
     """Values aggregated by a learned affinity to near positions, or by attention over all tokens.
@@ -40,6 +43,7 @@ class LocalGlobalAttention(FastestAttend, nn.Module):
         kind: ``local``, ``global``, or ``None`` for the rule above.
         kernel_size: odd side k of the local neighbourhood.
         qkv_bias: learn a bias in the query, key and value projections; local: in the value projection.
+        qk_scale: factor on the logits; ``None`` for head_dim^-1/2. Without effect if local.
         impl: ``eager`` or ``sdpa``; without effect if local.
 
     Raises:
@@ -53,6 +57,7 @@ class LocalGlobalAttention(FastestAttend, nn.Module):
         kind: str | None = None,
         kernel_size: int = 5,
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         impl: str = "eager",
     ) -> None:
         super().__init__()
@@ -60,7 +65,7 @@ class LocalGlobalAttention(FastestAttend, nn.Module):
         if kind not in ("local", "global"):
             raise ValueError(f"kind must be 'local', 'global' or None, got {kind!r}")
         self.dim, self.num_heads, self.head_dim = site.dim, site.num_heads, site.head_dim
-        self.impl = impl
+        self.scale, self.impl = self.head_dim**-0.5 if qk_scale is None else qk_scale, impl
         self.local = DepthwiseConv(self.dim, kernel_size) if kind == "local" else None
         self.qkv = nn.Linear(self.dim, self.dim * (1 if self.local else 3), bias=qkv_bias)
         self.proj = nn.Linear(self.dim, self.dim)
@@ -70,7 +75,7 @@ class LocalGlobalAttention(FastestAttend, nn.Module):
         if self.local is not None:
             return self.proj(self.local(self.qkv(x)))
         q, k, v = split_heads(self.qkv(x).flatten(1, 2), self.num_heads)  # each (B, heads, N, d)
-        out = attend(q, k, v, scale=self.head_dim**-0.5, impl=self.impl)
+        out = attend(q, k, v, scale=self.scale, impl=self.impl)
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
     def macs(self, height: int, width: int) -> dict[str, int]:
@@ -97,3 +102,16 @@ class LocalGlobalAttention(FastestAttend, nn.Module):
     def full_attention_limit(height: int, width: int) -> dict[str, Any]:
         """Options under which this is full attention on a height × width map."""
         return {"kind": "global"}
+
+    @classmethod
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
+        """UniFormer's ``Attention``, and ``conv1``, ``attn`` and ``conv2`` of its ``CBlock``."""
+        kwargs = case["kwargs"]
+        _, H, W, C = case["input_shape"]
+        only(kwargs, dim=C, **NO_DROPOUT)
+        site = Site(C, kwargs.get("num_heads", 8), H, W)
+        if case["mechanism"] == "uniformer_global":
+            scale, bias = kwargs.get("qk_scale"), kwargs.get("qkv_bias", False)
+            return cls(site, kind="global", qkv_bias=bias, qk_scale=scale or None, impl=impl), {}
+        ignored(kwargs, "qk_scale", "qkv_bias", "mlp_ratio")  # a CBlock takes them, its convolutions do not
+        return cls(site, kind="local", impl=impl), {"conv1.": "qkv.", "attn.": "local.", "conv2.": "proj."}

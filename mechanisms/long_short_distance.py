@@ -3,19 +3,22 @@
 Paper: Wang et al., 2022, "CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention",
 arXiv:2108.00154.
 Code: written from the paper; maps larger than group_size · interval are cut into squares of that side, as in
-the official detection code. No golden exists, it is checked against dense references.
+the official detection code; equal to the official block between its norm and its residual.
 Settings: groups of 7 × 7 and intervals 8, 4, 2, 1 of CrossFormer-S.
-Differs from the official code: a group never spans more than the map needs, padding is masked with −inf,
-and the projections run on real tokens only.
+Differs from the official code by default: a group never spans more than the map needs along each axis;
+officially, ``padding="official"``, a map whose shorter side fits into one group is cut into squares of that
+side, adjacent tokens in every block. Padding is masked with −inf, and the projections run on real tokens only.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnbench.mechanisms._attend import FastestAttend, attend, chosen
+from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.mechanisms._windows import pad_map, relative_position_index, same_label
 from attnbench.mechanisms._windows import padding as missing
 from attnbench.registry import Site, register_mechanism
@@ -67,6 +70,7 @@ class DynamicPositionBias(nn.Module):
     complexity="O(N)",
     impls=("eager", "sdpa"),
     per_stage={"group_size": 7, "interval": (8, 4, 2, 1)},
+    goldens=("crossformer_lsda",),
 )
 class LongShortDistanceAttention(FastestAttend, nn.Module):
     """Attention inside groups of G × G tokens that are adjacent (SDA) or ``interval`` apart (LDA).
@@ -84,10 +88,13 @@ class LongShortDistanceAttention(FastestAttend, nn.Module):
         kind: ``sda`` or ``lda``; ``None`` for SDA in even blocks and LDA in odd ones.
         qkv_bias: learn a bias in the query, key and value projections.
         position_bias: add the dynamic position bias.
+        qk_scale: factor on the logits; ``None`` for head_dim^-1/2.
+        padding: ``masked`` (as above) or ``official`` (a map with a side of at most G tokens is cut into
+            squares of its shorter side, and LDA becomes SDA there). Padding is never attended to in either.
         impl: ``eager`` or ``sdpa``.
 
     Raises:
-        ValueError: ``group_size`` or ``interval`` is not positive, or ``kind`` is unknown.
+        ValueError: ``group_size`` or ``interval`` is not positive, or ``kind`` or ``padding`` is unknown.
     """
 
     def __init__(
@@ -99,15 +106,20 @@ class LongShortDistanceAttention(FastestAttend, nn.Module):
         kind: str | None = None,
         qkv_bias: bool = True,
         position_bias: bool = True,
+        qk_scale: float | None = None,
+        padding: str = "masked",
         impl: str = "eager",
     ) -> None:
         super().__init__()
         kind = ("sda", "lda")[site.block % 2] if kind is None else kind
         if kind not in ("sda", "lda"):
             raise ValueError(f"kind must be 'sda', 'lda' or None, got {kind!r}")
+        if padding not in ("masked", "official"):
+            raise ValueError(f"padding must be 'masked' or 'official', got {padding!r}")
         if group_size < 1 or interval < 1:
             raise ValueError(f"group_size and interval must be positive, got {group_size} and {interval}")
-        self.dim, self.num_heads, self.head_dim = site.dim, site.num_heads, site.head_dim
+        self.dim, self.num_heads, self.padding = site.dim, site.num_heads, padding
+        self.scale = site.head_dim**-0.5 if qk_scale is None else qk_scale
         self.group_size, self.interval, self.impl = group_size, interval if kind == "lda" else 1, impl
         self.qkv = nn.Linear(self.dim, 3 * self.dim, bias=qkv_bias)
         self.position = DynamicPositionBias(self.dim, self.num_heads) if position_bias else None
@@ -116,7 +128,7 @@ class LongShortDistanceAttention(FastestAttend, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         B, H, W, _ = x.shape
-        (gh, ih), (gw, iw) = self._plan(H), self._plan(W)
+        (gh, ih), (gw, iw) = self._plan(H, W)
         cut = _cut(pad_map(self.qkv(x), (gh * ih, gw * iw)), (gh, gw), (ih, iw))
         rows, columns, groups = cut.shape[1], cut.shape[4], cut[0, ..., 0].numel() // (gh * gw)
         # Axes of cut: image, square row, row in group, remainder, the same of columns, channel.
@@ -130,14 +142,14 @@ class LongShortDistanceAttention(FastestAttend, nn.Module):
             q, k, v = q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2)
             if bias is not None:
                 bias = bias.expand(groups, self.num_heads, gh * gw, -1).flatten(0, 1)[None]
-        out = attend(q, k, v, scale=self.head_dim**-0.5, bias=bias, impl=impl)
+        out = attend(q, k, v, scale=self.scale, bias=bias, impl=impl)
         out = out.reshape(B, rows, ih, columns, iw, self.num_heads, gh, gw, -1)
         out = out.permute(0, 1, 6, 2, 3, 7, 4, 5, 8).reshape(B, rows * gh * ih, columns * gw * iw, -1)
         return self.proj(out[:, :H, :W])
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""
-        (gh, ih), (gw, iw) = self._plan(height), self._plan(width)
+        (gh, ih), (gw, iw) = self._plan(height, width)
         padded = (height + missing(height, gh * ih)) * (width + missing(width, gw * iw))
         cost = {
             "projection": 4 * height * width * self.dim**2,
@@ -151,15 +163,15 @@ class LongShortDistanceAttention(FastestAttend, nn.Module):
         """Multiply-adds of the gradients: twice the forward pass, but the relative positions need none."""
         cost = {phase: 2 * macs for phase, macs in self.macs(height, width).items()}
         if self.position is not None:
-            (gh, _), (gw, _) = self._plan(height), self._plan(width)
+            (gh, _), (gw, _) = self._plan(height, width)
             cost["position"] -= (2 * gh - 1) * (2 * gw - 1) * 2 * self.position.hidden
         return cost
 
     def macs_useful(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds less those of masked padding."""
         pairs = 1
-        for n in (height, width):
-            pairs *= sum(tokens**2 for tokens in Counter(self._labels(n).tolist()).values())
+        for labels in self._labels(height, width):
+            pairs *= sum(tokens**2 for tokens in Counter(labels.tolist()).values())
         return {**self.macs(height, width), "attention": 2 * pairs * self.dim}
 
     def parameter_count(self) -> int:
@@ -170,23 +182,30 @@ class LongShortDistanceAttention(FastestAttend, nn.Module):
 
     def support(self, height: int, width: int) -> Tensor:
         """(N, N) bool: tokens of one group, that is of one square and equal remainders."""
-        rows, columns = self._labels(height), self._labels(width)
+        rows, columns = self._labels(height, width)
         return same_label((rows[:, None] * width + columns[None, :]).flatten())
 
-    def _plan(self, size: int) -> tuple[int, int]:
-        """Tokens of a group along an axis of ``size`` tokens, and their interval."""
-        interval = min(self.interval, size)
-        return min(self.group_size, -(-size // interval)), interval
+    def _plan(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Along H and along W: tokens of a group, and their interval."""
+        shorter = min(height, width)
+        if self.padding == "official":
+            one = shorter <= self.group_size
+            plan = (shorter, 1) if one else (self.group_size, self.interval)
+            return plan, plan
+        intervals = min(self.interval, height), min(self.interval, width)
+        groups = (-(-n // step) for n, step in zip((height, width), intervals, strict=True))
+        rows, columns = ((min(self.group_size, n), step) for n, step in zip(groups, intervals, strict=True))
+        return rows, columns
 
-    def _labels(self, size: int) -> Tensor:
-        """Group of each token of an axis."""
-        group, interval = self._plan(size)
-        place = torch.arange(size)
-        return place.div(group * interval, rounding_mode="floor") * interval + place % interval
+    def _labels(self, height: int, width: int) -> Iterator[Tensor]:
+        """Group of each token along H, and along W."""
+        for size, (group, interval) in zip((height, width), self._plan(height, width), strict=True):
+            place = torch.arange(size)
+            yield place.div(group * interval, rounding_mode="floor") * interval + place % interval
 
     def _bias(self, height: int, width: int, like: Tensor) -> Tensor | None:
         """Position bias (heads, L, L), mask (groups, 1, 1, L), their sum, or None without either."""
-        (gh, ih), (gw, iw) = self._plan(height), self._plan(width)
+        (gh, ih), (gw, iw) = self._plan(height, width)
         bias = self.position((gh, gw), like) if self.position is not None else None
         if missing(height, gh * ih) or missing(width, gw * iw):
             real = pad_map(torch.ones(1, height, width, 1, device=like.device), (gh * ih, gw * iw))
@@ -201,6 +220,29 @@ class LongShortDistanceAttention(FastestAttend, nn.Module):
     def full_attention_limit(height: int, width: int) -> dict[str, Any]:
         """Options under which this is full attention on a height × width map."""
         return {"group_size": max(height, width), "interval": 1, "position_bias": False}
+
+    @classmethod
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
+        """``CrossFormerBlock`` without its norms, MLP and residual."""
+        kwargs = case["kwargs"]
+        _, H, W, C = case["input_shape"]
+        only(kwargs, dim=C, drop=0.0, drop_path=0.0, input_resolution=[H, W], **NO_DROPOUT)
+        ignored(kwargs, "mlp_ratio", "num_patch_size")
+        module = cls(
+            Site(C, kwargs["num_heads"], H, W),
+            group_size=kwargs.get("group_size", 7),
+            interval=kwargs.get("interval", 8),
+            kind=("sda", "lda")[kwargs.get("lsda_flag", 0)],
+            qkv_bias=kwargs.get("qkv_bias", True),
+            qk_scale=kwargs.get("qk_scale") or None,
+            padding="official",
+            impl=impl,
+        )
+        layers = {"pos_proj.": "0.", "pos1.0.": "1.", "pos1.2.": "3.", "pos2.0.": "4.", "pos2.2.": "6."}
+        layers |= {"pos3.0.": "7.", "pos3.2.": "9."}
+        return module, {"attn.": ""} | {
+            f"attn.pos.{official}": f"position.layers.{own}" for official, own in layers.items()
+        }
 
 
 def _cut(x: Tensor, group: tuple[int, int], interval: tuple[int, int]) -> Tensor:

@@ -1,13 +1,15 @@
 """Shunted self-attention: half of the heads see coarse keys, the other half keys twice as fine.
 
 Paper: Ren et al., 2022, "Shunted Self-Attention via Multi-Scale Token Aggregation", arXiv:2111.15193.
-Code: written from the paper and the definition in the official ``SSA.py``; no golden exists, it is checked
-against dense references.
+Code: written from the paper and the definition in the official ``SSA.py``, to whose ``Attention`` it is equal.
 Settings: reductions 8, 4, 2, 1 of Shunted-S; its heads (2, 4, 8, 16) become the layout's.
-Differs from the official code: any map is accepted (a strided convolution sees zeros beyond the map, so
-that every token is in a key and every key covers real tokens), and so is an odd number of heads: the finer
-keys get the odd one, and a single head sees only those.
+Differs from the official code by default: a strided convolution sees zeros beyond a map that it does not
+divide, so that every token is in a key; the official code, ``padding="official"``, leaves trailing rows and
+columns out of the keys. An odd number of heads is accepted: the finer keys get the odd one, and a single
+head sees only those.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 
 from attnbench.mechanisms._attend import FastestAttend, attend
 from attnbench.mechanisms._local import DepthwiseConv
+from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site, register_mechanism
 
@@ -30,15 +33,26 @@ class ShuntedBranch(nn.Module):
         dim: channels C of the map.
         num_heads, head_dim: heads of this branch and channels of each; C' = num_heads · head_dim.
         ratio: reduction r, or ``None``.
+        scale: factor on the logits.
         qkv_bias: learn a bias in the key and value projections.
+        padding: ``masked`` or ``official``: whether a map is padded to whole r × r patches.
         impl: ``eager`` or ``sdpa``.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, head_dim: int, ratio: int | None, *, qkv_bias: bool, impl: str
+        self,
+        dim: int,
+        num_heads: int,
+        head_dim: int,
+        ratio: int | None,
+        *,
+        scale: float,
+        qkv_bias: bool,
+        padding: str,
+        impl: str,
     ) -> None:
         super().__init__()
-        self.dim, self.num_heads, self.head_dim = dim, num_heads, head_dim
+        self.dim, self.num_heads, self.scale, self.padding = dim, num_heads, scale, padding
         self.width, self.ratio, self.impl = num_heads * head_dim, ratio, impl
         self.reduce = nn.Conv2d(dim, dim, ratio, stride=ratio) if ratio else None
         self.norm = nn.LayerNorm(dim) if ratio else None
@@ -48,7 +62,8 @@ class ShuntedBranch(nn.Module):
     def forward(self, q: Tensor, x: Tensor) -> Tensor:
         """Let q (B, heads, N, d) attend to the map x (B, H, W, C): (B, H, W, C')."""
         if self.reduce is not None and self.norm is not None and self.ratio:
-            y = self.reduce(pad_map(x, (self.ratio, self.ratio)).permute(0, 3, 1, 2))
+            y = pad_map(x, (self.ratio, self.ratio)) if self.padding == "masked" else x
+            y = self.reduce(y.permute(0, 3, 1, 2))
             y = F.gelu(self.norm(y.permute(0, 2, 3, 1)))
         else:
             y = x
@@ -57,15 +72,14 @@ class ShuntedBranch(nn.Module):
         if self.ratio:
             v = v + local
         k, v = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (k, v))
-        out = attend(q, k, v, scale=self.head_dim**-0.5, impl=self.impl)
+        out = attend(q, k, v, scale=self.scale, impl=self.impl)
         out = out.transpose(1, 2).reshape(*x.shape[:3], self.width)
         return out if self.ratio else out + local
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""
-        r = self.ratio or 1
-        n, rows, columns = height * width, -(-height // r), -(-width // r)
-        keys = rows * columns
+        rows, columns = self.reduced(height, width)
+        n, r, keys = height * width, self.ratio or 1, rows * columns
         cost = {
             "projection": 2 * keys * self.dim * self.width,
             "attention": 2 * n * keys * self.width,
@@ -74,6 +88,13 @@ class ShuntedBranch(nn.Module):
         if self.ratio:
             cost["sampling"] = r**2 * keys * self.dim**2
         return cost
+
+    def reduced(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the keys."""
+        r = self.ratio or 1
+        if self.padding == "masked":
+            return -(-height // r), -(-width // r)
+        return height // r, width // r
 
     def parameter_count(self) -> int:
         """Learned parameters: (2·C + 10)·C', 2·C' for the bias, r²·C² + 3·C for the reduction."""
@@ -91,6 +112,7 @@ class ShuntedBranch(nn.Module):
     complexity="O(N^2)",
     impls=("eager", "sdpa"),
     per_stage={"sr_ratio": (8, 4, 2, 1)},
+    goldens=("shunted",),
 )
 class ShuntedAttention(FastestAttend, nn.Module):
     """Heads in two groups that attend to the map reduced by r and by r/2.
@@ -103,15 +125,30 @@ class ShuntedAttention(FastestAttend, nn.Module):
         site: place in the backbone; ⌊heads/2⌋ heads see the coarser keys.
         sr_ratio: reduction r of the coarser group; the finer one has r/2. 1 for one unreduced group.
         qkv_bias: learn a bias in the query, key and value projections.
+        qk_scale: factor on the logits; ``None`` for head_dim^-1/2.
+        padding: ``masked`` (every token takes part in some key) or ``official`` (trailing rows and columns
+            that do not fill a whole patch are in no key).
         impl: ``eager`` or ``sdpa``.
 
     Raises:
-        ValueError: ``sr_ratio`` is neither 1 nor a positive even number.
+        ValueError: ``sr_ratio`` is neither 1 nor a positive even number, ``padding`` is unknown, or (when
+            run) the map is smaller than ``sr_ratio`` with ``padding="official"``.
     """
 
-    def __init__(self, site: Site, *, sr_ratio: int = 1, qkv_bias: bool = True, impl: str = "eager") -> None:
+    def __init__(
+        self,
+        site: Site,
+        *,
+        sr_ratio: int = 1,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        padding: str = "masked",
+        impl: str = "eager",
+    ) -> None:
         super().__init__()
-        self.impl = impl
+        self.impl, self.sr_ratio, self.padding = impl, sr_ratio, padding
+        if padding not in ("masked", "official"):
+            raise ValueError(f"padding must be 'masked' or 'official', got {padding!r}")
         if sr_ratio < 1 or (sr_ratio > 1 and sr_ratio % 2):
             raise ValueError(f"sr_ratio must be 1 or even (half of the heads halve it), got {sr_ratio}")
         self.dim, self.num_heads = site.dim, site.num_heads
@@ -121,7 +158,16 @@ class ShuntedAttention(FastestAttend, nn.Module):
             groups = [(site.num_heads, None)]
         self.q = nn.Linear(self.dim, self.dim, bias=qkv_bias)
         self.branches = nn.ModuleList(
-            ShuntedBranch(self.dim, heads, site.head_dim, ratio, qkv_bias=qkv_bias, impl=impl)
+            ShuntedBranch(
+                self.dim,
+                heads,
+                site.head_dim,
+                ratio,
+                scale=site.head_dim**-0.5 if qk_scale is None else qk_scale,
+                qkv_bias=qkv_bias,
+                padding=padding,
+                impl=impl,
+            )
             for heads, ratio in groups
             if heads
         )
@@ -129,6 +175,7 @@ class ShuntedAttention(FastestAttend, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
+        self._check(x.shape[1], x.shape[2])
         q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
         groups = q.split([branch.num_heads for branch in self._groups()], dim=1)
         parts = [branch(part, x) for branch, part in zip(self.branches, groups, strict=True)]
@@ -136,6 +183,7 @@ class ShuntedAttention(FastestAttend, nn.Module):
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""
+        self._check(height, width)
         cost = {"projection": 2 * height * width * self.dim**2}
         for branch in self._groups():
             for phase, macs in branch.macs(height, width).items():
@@ -149,9 +197,46 @@ class ShuntedAttention(FastestAttend, nn.Module):
         return own + sum(branch.parameter_count() for branch in self._groups())
 
     def support(self, height: int, width: int) -> Tensor:
-        """(N, N) bool: all, since the keys of either group cover the map."""
+        """(N, N) bool: all, since the keys cover the map; ``padding="official"``: tokens in a key of a group."""
         n = height * width
-        return torch.ones(n, n, dtype=torch.bool)
+        if self.padding == "masked" or self.sr_ratio == 1:
+            return torch.ones(n, n, dtype=torch.bool)
+        used = torch.zeros(height, width, dtype=torch.bool)
+        for branch in self._groups():
+            rows, columns = branch.reduced(height, width)
+            used[: rows * (branch.ratio or 1), : columns * (branch.ratio or 1)] = True
+        alone = all(branch.reduced(height, width) == (1, 1) for branch in self._groups())
+        # With one key the softmax is 1 whatever the query, which then has no say.
+        return used.flatten()[None, :] | (torch.eye(n, dtype=torch.bool) & (not alone))
+
+    def _check(self, height: int, width: int) -> None:
+        if self.padding == "official" and min(height, width) < self.sr_ratio:
+            raise ValueError(
+                f"padding='official' needs a map of at least sr_ratio {self.sr_ratio} tokens a side, "
+                f"got {height} x {width}; padding='masked' takes any"
+            )
 
     def _groups(self) -> list[ShuntedBranch]:
         return [branch for branch in self.branches if isinstance(branch, ShuntedBranch)]
+
+    @classmethod
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
+        """``Attention`` of ``SSA.py``."""
+        kwargs = case["kwargs"]
+        _, H, W, C = case["input_shape"]
+        only(kwargs, dim=C, **NO_DROPOUT)
+        heads, ratio = kwargs.get("num_heads", 8), kwargs.get("sr_ratio", 1)
+        if ratio not in (1, 2, 4, 8) or (ratio > 1 and heads % 2):
+            raise ValueError(f"the official code runs with sr_ratio 1, 2, 4, 8 and even heads, got {ratio}, {heads}")
+        module = cls(
+            Site(C, heads, H, W),
+            sr_ratio=ratio,
+            qkv_bias=kwargs.get("qkv_bias", False),
+            qk_scale=kwargs.get("qk_scale") or None,
+            padding="official",
+            impl=impl,
+        )
+        if ratio == 1:
+            return module, {"kv.": "branches.0.kv.", "local_conv.": "branches.0.local."}
+        names = {"sr": "reduce", "norm": "norm", "kv": "kv", "local_conv": "local"}
+        return module, {f"{n}{i + 1}.": f"branches.{i}.{own}." for n, own in names.items() for i in (0, 1)}

@@ -2,23 +2,24 @@
 
 Paper: Yao et al., 2022, "Wave-ViT: Unifying Wavelet and Transformers for Visual Representation Learning",
 arXiv:2207.04978.
-Code: written from the paper and the definition in the official ``wavevit.py``; no golden exists, it is
-checked against dense references.
+Code: written from the paper and the definition in the official ``wavevit.py``; equal to its ``Attention``, and
+with ``form="official"`` to its ``WaveAttention``.
 Settings: Wave-ViT-S, that is wavelet attention with strides 4 and 2 in the first two stages and full
 attention in the last two; the layout's dims and heads.
-Differs from the official code: LayerNorm and GELU stand for batch norm and ReLU, so that an image's output
-depends on that image alone and does not change with calls. Any map is accepted: the transform repeats an odd
-map's last row or column (the half-sample symmetric extension), the strided convolution sees zeros beyond
-the map, and every key covers real tokens.
+Differs from the official code by default: LayerNorm and GELU stand for batch norm and ReLU, so that an
+image's output depends on that image alone and does not change with calls. Any map is accepted: the transform
+repeats an odd map's last row or column (the half-sample symmetric extension), where the official code stops,
+and the strided convolution sees zeros beyond the map, where the official code leaves trailing tokens out.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._official import only
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site, register_mechanism
 
@@ -56,6 +57,14 @@ def extend(x: Tensor) -> Tensor:
     return x
 
 
+class MapBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation of (B, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 @register_mechanism(
     "wavelet",
     title="Wavelet",
@@ -65,6 +74,7 @@ def extend(x: Tensor) -> Tensor:
     complexity="O(N^2)",
     impls=("eager", "sdpa"),
     per_stage={"sr_ratio": (4, 2, 1, 1), "wavelet": (True, True, False, False)},
+    goldens=("wavevit_full", "wavevit_wave"),
 )
 class WaveletAttention(nn.Module):
     """Full attention to a map reduced by a Haar transform, next to that map transformed back.
@@ -82,10 +92,13 @@ class WaveletAttention(nn.Module):
         sr_ratio: stride r of the convolution that keys and values come from; 1 for none.
         wavelet: ``False`` for full attention, as in the last two stages of Wave-ViT.
         qkv_bias: learn a bias in the query, key and value projections.
+        form: ``layer`` (LayerNorm and GELU in the wavelet's branch; any map) or ``official`` (BatchNorm and
+            ReLU; maps of even sides, of which the strided convolution leaves out what fills no patch).
         impl: ``eager`` or ``sdpa``.
 
     Raises:
-        ValueError: ``sr_ratio`` is not positive.
+        ValueError: ``sr_ratio`` is not positive, ``form`` is unknown, or (when run) the map is odd or too
+            small with ``form="official"``.
     """
 
     def __init__(
@@ -95,11 +108,15 @@ class WaveletAttention(nn.Module):
         sr_ratio: int = 1,
         wavelet: bool = True,
         qkv_bias: bool = True,
+        form: str = "layer",
         impl: str = "eager",
     ) -> None:
         super().__init__()
         if sr_ratio < 1:
             raise ValueError(f"sr_ratio must be positive, got {sr_ratio}")
+        if form not in ("layer", "official"):
+            raise ValueError(f"form must be 'layer' or 'official', got {form!r}")
+        self.form = form
         self.dim, self.num_heads, self.head_dim = site.dim, site.num_heads, site.head_dim
         self.wavelet, self.ratio, self.impl = wavelet, sr_ratio, impl
         self.reduced = max(1, self.dim // 4) if wavelet else 0
@@ -108,11 +125,10 @@ class WaveletAttention(nn.Module):
         self.kv = nn.Linear(bands or self.dim, 2 * self.dim, bias=qkv_bias)
         self.proj = nn.Linear(self.dim + self.reduced, self.dim)
         if wavelet:
-            self.reduce = nn.Sequential(
-                nn.Linear(self.dim, self.reduced), nn.LayerNorm(self.reduced), nn.GELU()
-            )
+            norm, act = (nn.LayerNorm, nn.GELU) if form == "layer" else (MapBatchNorm, nn.ReLU)
+            self.reduce = nn.Sequential(nn.Linear(self.dim, self.reduced), norm(self.reduced), act())
             self.mix = nn.Conv2d(bands, bands, 3, padding=1)
-            self.mix_norm = nn.LayerNorm(bands)
+            self.mix_norm = nn.Sequential(norm(bands), act())
             self.embed = nn.Conv2d(bands, bands, sr_ratio, stride=sr_ratio) if sr_ratio > 1 else None
             self.kv_norm = nn.LayerNorm(bands)
 
@@ -121,12 +137,13 @@ class WaveletAttention(nn.Module):
         H, W = x.shape[1:3]
         if not self.wavelet:
             return self.proj(self._attend(x, x))
+        self._keys(H, W)
         bands = haar(extend(self.reduce(x)))
-        bands = self.mix(bands.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        bands = F.gelu(self.mix_norm(bands))  # (B, H/2, W/2, 4R)
+        bands = self.mix_norm(self.mix(bands.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))  # (B, H/2, W/2, 4R)
         y = bands
         if self.embed is not None:
-            y = self.embed(pad_map(y, (self.ratio, self.ratio)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            y = pad_map(y, (self.ratio, self.ratio)) if self.form == "layer" else y
+            y = self.embed(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         out = self._attend(x, self.kv_norm(y))
         return self.proj(torch.cat((out, inverse_haar(bands)[:, :H, :W]), dim=-1))
 
@@ -136,7 +153,7 @@ class WaveletAttention(nn.Module):
         if not self.wavelet:
             return {"projection": 4 * n * c**2, "attention": 2 * n**2 * c}
         rows, columns = -(-height // 2), -(-width // 2)
-        keys = -(-rows // self.ratio) * -(-columns // self.ratio)
+        keys = math.prod(self._keys(height, width))
         embed = self.ratio**2 * keys * (4 * r) ** 2 if self.ratio > 1 else 0
         return {
             "projection": n * c**2 + 2 * keys * 4 * r * c + n * (c + r) * c,
@@ -160,6 +177,18 @@ class WaveletAttention(nn.Module):
         n = height * width
         return torch.ones(n, n, dtype=torch.bool)
 
+    def _keys(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the keys of the wavelet's branch."""
+        rows, columns = -(-height // 2), -(-width // 2)
+        if self.form == "layer":
+            return -(-rows // self.ratio), -(-columns // self.ratio)
+        if height % 2 or width % 2 or min(rows, columns) < self.ratio:
+            raise ValueError(
+                f"form='official' needs maps of even sides of at least {2 * self.ratio} tokens, "
+                f"got {height} x {width}; form='layer' takes any"
+            )
+        return rows // self.ratio, columns // self.ratio
+
     def _attend(self, x: Tensor, y: Tensor) -> Tensor:
         """Attention of the tokens of x (B, H, W, C) to the map y: (B, H, W, C), not projected."""
         q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
@@ -172,3 +201,18 @@ class WaveletAttention(nn.Module):
     def full_attention_limit(height: int, width: int) -> dict[str, Any]:
         """Options under which this is full attention on a height × width map."""
         return {"wavelet": False, "sr_ratio": 1}
+
+    @classmethod
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
+        """``WaveAttention`` (in evaluation mode) and ``Attention`` of ``wavevit.py``."""
+        kwargs = case["kwargs"]
+        _, H, W, C = case["input_shape"]
+        only(kwargs, dim=C)
+        site = Site(C, kwargs["num_heads"], H, W)
+        if case["mechanism"] == "wavevit_full":
+            return cls(site, wavelet=False, impl=impl), {}
+        if C % 4:
+            raise ValueError(f"the official WaveAttention needs a dim divisible by 4, got {C}")
+        names = {"filter.0.": "mix.", "filter.1.": "mix_norm.0.", "kv_embed.": "embed."}
+        names |= {"kv.0.": "kv_norm.", "kv.1.": "kv."}
+        return cls(site, sr_ratio=kwargs["sr_ratio"], form="official", impl=impl), names
