@@ -16,6 +16,7 @@ from attnbench import source_digest
 from attnbench.discovery import Kind
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.implementations import AUTO, COMPILED, compile_module
+from attnbench.inputs import guard
 from attnbench.plugins import Builder, Registry
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ class MechanismSpec:
             module = builder(site, **options)
         except (TypeError, ValueError) as error:
             raise AttnbenchError(f"{self.name} cannot be built at {site} with {options}: {error}") from error
+        guard(module, self.name, site.dim)
         return compile_module(module) if impl == COMPILED else module
 
 
@@ -196,7 +198,7 @@ def register_mechanism(
             must be ``eager``, the readable truth. ``compiled`` need not be declared.
         per_stage: default options in the Swin-T layout; a tuple gives one value per stage.
         goldens: names of golden cases (``mechanism`` in a golden MANIFEST) that the class reproduces
-            through its ``from_official`` method.
+            through its ``from_official`` method (docs/goldens.md).
 
     Returns:
         A decorator that leaves the class as it is. It is called as ``builder(site, **options)``.

@@ -34,12 +34,16 @@ def flex_attention(
         (B, heads, L, d).
 
     Raises:
-        ImplementationError: gradients are asked for on a CPU, or a head is too narrow for CUDA.
+        ImplementationError: gradients or float64 are asked for on a CPU, or a head is too narrow for CUDA.
     """
     if q.device.type != "cuda" and torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
         raise ImplementationError(
             "implementation 'flex' cannot run here: "
             f"it has no gradients on {q.device.type!r}; use impl='auto'"
+        )
+    if q.device.type == "cpu" and q.dtype == torch.float64:
+        raise ImplementationError(
+            "implementation 'flex' cannot run here: it has no float64 on a CPU; use impl='auto'"
         )
     if q.device.type == "cuda" and q.shape[-1] < MIN_HEAD_DIM:
         raise ImplementationError(

@@ -24,6 +24,6 @@ NO_DROPOUT = {"attn_drop": 0.0, "proj_drop": 0.0}
 
 
 def ignored(kwargs: Mapping[str, Any], *names: str) -> None:
-    """Look at official options that change nothing in the part that was ported, so that they count as known."""
+    """Look at official options that change nothing in what was ported, so that they count as known."""
     for name in names:
         kwargs.get(name)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbench.mechanisms._attend import FastestAttend
+from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.mechanisms._window_attention import (
     window_attention,
     window_macs,
@@ -49,6 +50,7 @@ class BlockGridAttention(FastestAttend, nn.Module):
         window_size: side of window and grid, or (height, width).
         partition: ``block`` or ``grid``; ``None`` for block in even blocks and grid in odd ones.
         qkv_bias: learn a bias in the query, key and value projections.
+        proj_bias: learn a bias in the output projection.
         position_bias: learn a bias per head and relative position.
         bias_form: ``tf``, a table (heads, 2h−1, 2w−1) of key − query as in the paper's TensorFlow code, or
             ``swin``, a table ((2h−1)(2w−1), heads) of query − key.
@@ -68,6 +70,7 @@ class BlockGridAttention(FastestAttend, nn.Module):
         window_size: int | tuple[int, int] = 7,
         partition: str | None = None,
         qkv_bias: bool = True,
+        proj_bias: bool = True,
         position_bias: bool = True,
         bias_form: str = "tf",
         head_first: bool = False,
@@ -90,7 +93,7 @@ class BlockGridAttention(FastestAttend, nn.Module):
         self.grid = bool(site.block % 2) if partition is None else partition == "grid"
         self.bias_form, self.head_first = bias_form, head_first
         self.qkv = nn.Linear(self.dim, 3 * self.dim, bias=qkv_bias)
-        self.proj = nn.Linear(self.dim, self.dim)
+        self.proj = nn.Linear(self.dim, self.dim, bias=proj_bias)
         self.bias_table: nn.Parameter | None = None
         if position_bias:
             shape: tuple[int, ...] = (self.num_heads, 2 * h - 1, 2 * w - 1)
@@ -140,10 +143,11 @@ class BlockGridAttention(FastestAttend, nn.Module):
         return cost
 
     def parameter_count(self) -> int:
-        """Learned parameters: 4·C² + C, 3·C for the qkv bias, (2w−1)²·heads for the position bias."""
+        """Learned parameters: 4·C², 3·C and C for the two biases, (2w−1)²·heads for the position bias."""
         c, (h, w) = self.dim, self.window
         table = (2 * h - 1) * (2 * w - 1) * self.num_heads if self.bias_table is not None else 0
-        return 4 * c**2 + c + (3 * c if self.qkv.bias is not None else 0) + table
+        biases = 3 * c * (self.qkv.bias is not None) + c * (self.proj.bias is not None)
+        return 4 * c**2 + biases + table
 
     def support(self, height: int, width: int) -> Tensor:
         """(N, N) bool: tokens of one window, or of one grid."""
@@ -184,11 +188,12 @@ class BlockGridAttention(FastestAttend, nn.Module):
         return {"window_size": max(height, width), "position_bias": False}
 
     @classmethod
-    def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
         """Attention of timm's ``PartitionAttention2d`` and ``PartitionAttentionCl``, and BiFormer's copy."""
         kwargs = case["kwargs"]
         _, H, W, C = case["input_shape"]
-        form = kwargs.get("rel_pos_type", "bias")
+        only(kwargs, dim=C, **NO_DROPOUT)
+        bias, form = kwargs.get("attn_bias", True), kwargs.get("rel_pos_type", "bias")
         forms = {"bias_tf": "tf", "bias": "swin", None: "swin", "": "swin"}
         if form not in forms:
             raise ValueError(f"rel_pos_type must be one of {tuple(forms)}, got {form!r}")
@@ -197,10 +202,12 @@ class BlockGridAttention(FastestAttend, nn.Module):
             Site(C, C // kwargs.get("dim_head", 32), H, W),
             window_size=size if isinstance(size, int) else tuple(size),
             partition=kwargs.get("partition_type", "block"),
-            qkv_bias=kwargs.get("attn_bias", True),
+            qkv_bias=bias,
+            proj_bias=bias,
             position_bias=bool(form),
             bias_form=forms[form],
             head_first=kwargs.get("head_first", True),
             padding="official" if kwargs.get("auto_pad") else "masked",
+            impl=impl,
         )
         return module, {"attn.rel_pos.relative_position_bias_table": "bias_table", "attn.": ""}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.mechanisms._lines import line_bias, same_column, same_row
+from attnbench.mechanisms._official import only
 from attnbench.registry import Site, register_mechanism
 
 
@@ -175,8 +176,9 @@ class CrissCrossAttention(nn.Module):
         return same_row(height, width) | same_column(height, width)
 
     @classmethod
-    def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
         """CCNet's ``CrissCrossAttention``; the official code repeats it with shared weights outside."""
         _, H, W, C = case["input_shape"]
-        module = cls(Site(case["kwargs"].get("in_dim", C), 1, H, W), form="ccnet")
+        only(case["kwargs"], in_dim=C)
+        module = cls(Site(C, 1, H, W), form="ccnet", impl=impl)
         return module, {f"{name}_conv.": f"{name}." for name in ("query", "key", "value")}

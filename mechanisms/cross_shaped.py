@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from attnbench.mechanisms._attend import FastestAttend
 from attnbench.mechanisms._local import DepthwiseConv
+from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.mechanisms._window_attention import (
     window_attention,
     window_macs,
@@ -243,20 +244,29 @@ class CrossShapedAttention(FastestAttend, nn.Module):
         return {"last_stage": True, "lepe": False}
 
     @classmethod
-    def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
         """Official ``LePEAttention`` (one direction, on q, k, v) and the attention of ``CSWinBlock``."""
         kwargs = case["kwargs"]
-        split_size, scale = kwargs.get("split_size", 7), kwargs.get("qk_scale")
+        _, H, W, C = case["input_shape"]
+        ignored(kwargs, "proj_drop", "mlp_ratio")  # constructed, but not applied; not part of the attention
+        split_size, scale = kwargs.get("split_size", 7), kwargs.get("qk_scale") or None
         if case["cls"].endswith("LePEAttention"):
+            only(kwargs, dim=C // 3, dim_out=None, resolution=H, attn_drop=0.0)
+            if H != W:
+                raise ValueError(f"the official LePEAttention takes square maps, got {H} x {W}")
             axis = {-1: "global", 0: "vertical", 1: "horizontal"}[kwargs["idx"]]
             heads = kwargs.get("num_heads", 8)
-            branch = StripeAttention(kwargs["dim"], heads, axis, split_size=split_size, scale=scale)
+            branch = StripeAttention(C // 3, heads, axis, split_size=split_size, scale=scale, impl=impl)
             return branch, {"get_v.": "lepe."}
+        only(kwargs, dim=C, reso=H, drop=0.0, drop_path=0.0, **NO_DROPOUT)
+        if H != W:
+            raise ValueError(f"the official CSWinBlock takes square maps, got {H} x {W}")
         module = cls(
-            Site(kwargs["dim"], kwargs["num_heads"], kwargs["reso"], kwargs["reso"]),
+            Site(C, kwargs["num_heads"], H, W),
             split_size=split_size,
             last_stage=kwargs.get("last_stage", False),
             qkv_bias=kwargs.get("qkv_bias", False),
             qk_scale=scale,
+            impl=impl,
         )
         return module, {f"attns.{i}.get_v.": f"branches.{i}.lepe." for i in range(2)}

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import attend
 from attnbench.mechanisms._local import DepthwiseConv
+from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.mechanisms.shifted_window import ShiftedWindowAttention
 from attnbench.registry import Site, register_mechanism
 
@@ -334,11 +335,19 @@ class DeformableAttention(nn.Module):
             table = F.interpolate(table.unflatten(2, old), new, mode="bilinear").flatten(2).transpose(1, 2)
         return table
 
+    def auxiliary(self, x: Tensor) -> dict[str, Tensor]:
+        """Intermediate results by their golden names: ``pos`` (B, groups, H_k, W_k, 2), in (y, x)."""
+        places = torch.stack(self._places(self.proj_q(x), (x.shape[1], x.shape[2])), dim=-1)
+        return {"pos": places.unflatten(0, (-1, self.groups))}
+
     @classmethod
-    def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
         """DAT's ``DAttentionBaseline``: with ``ksize`` that of DAT++, without it the first version."""
         kwargs = case["kwargs"]
+        _, H, W, C = case["input_shape"]
         version = "pp" if "ksize" in kwargs else "v1"
+        only(kwargs, n_head_channels=C // kwargs["n_heads"], **NO_DROPOUT)
+        ignored(kwargs, "kv_size", "stage_idx", "log_cpb", "use_pe", "dwc_pe", "fixed_pe")
         heads, no_off = kwargs["n_heads"], kwargs.get("no_off", False)
         # The table belongs to the queries' size in DAT++, and to that of keys and values in v1.
         height, width = kwargs["q_size"] if version == "pp" else kwargs.get("kv_size", kwargs["q_size"])
@@ -346,7 +355,7 @@ class DeformableAttention(nn.Module):
         if not kwargs.get("use_pe", True) or (version == "pp" and no_off):
             position = "none"
         module = cls(
-            Site(heads * kwargs["n_head_channels"], heads, height, width),
+            Site(C, heads, height, width),
             alternate=False,
             version=version,
             groups=kwargs.get("n_groups", 1),
@@ -355,7 +364,10 @@ class DeformableAttention(nn.Module):
             kernel_size=kwargs.get("ksize") or KERNELS[kwargs.get("stage_idx", 0)],
             position=position,
             no_off=no_off,
+            impl=impl,
         )
+        if version == "pp" and not no_off and 1 in (module._points(H), module._points(W)):
+            raise ValueError(f"the official DAT++ divides by zero with one point on an axis, as on {H} x {W}")
         if no_off:  # the official module keeps the network it does not use
             channels = module.dim // module.groups
             module.offsets = OffsetNetwork(channels, module.groups, module.kernel_size, 1, 0).requires_grad_(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attnbench.backends import xformers_attention
 from attnbench.mechanisms._attend import FastestAttend, attend, split_heads
 from attnbench.mechanisms._local import DepthwiseConv
+from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.registry import Site, register_mechanism
 
 
@@ -104,17 +105,19 @@ class FullAttention(FastestAttend, nn.Module):
         return logits.softmax(dim=-1).transpose(0, 1)
 
     @classmethod
-    def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
         """BiFormer's modules of models/_common.py; parameter names are the same."""
         kwargs = case["kwargs"]
         _, H, W, C = case["input_shape"]
         site = Site(C, kwargs.get("num_heads", 8), H, W)
         form = case["cls"].rpartition(":")[2]
+        only(kwargs, dim=C, **NO_DROPOUT)
         module = cls(
             site,
             qkv_bias=kwargs.get("qkv_bias", False),
             lepe_kernel=kwargs.get("side_dwconv", 0 if form == "Attention" else 5),
-            qk_scale=kwargs.get("qk_scale"),
+            qk_scale=kwargs.get("qk_scale") or None,
             lepe_input="x" if form == "AttentionLePE" else "v",
+            impl=impl,
         )
         return module, {}

@@ -94,7 +94,8 @@ class ScalableAttention(nn.Module):
 
     Keys and values come from GELU(LayerNorm(r × r depth-wise convolution with stride r, then C → C')).
     With r = 1 they come from x, and C' = C.
-    Cost, N_k = ⌈H/r⌉·⌈W/r⌉ keys (⌊H/r⌋·⌊W/r⌋ with ``padding="official"``): N·C·(C + C') + N_k·C'·(C + C') (projection) + r²·N_k·C + N_k·C·C'
+    Cost, N_k = ⌈H/r⌉·⌈W/r⌉ keys (rounded down with ``padding="official"``):
+    N·C·(C + C') + N_k·C'·(C + C') (projection) + r²·N_k·C + N_k·C·C'
     (sampling, 0 if r = 1) + N·N_k·(C + C') (attention) MACs.
 
     Args:
@@ -171,7 +172,7 @@ class ScalableAttention(nn.Module):
         return (c + s) * c + (c + s) * s + c + (c + 2 * s if self.q.bias is not None else 0) + reduction
 
     def support(self, height: int, width: int) -> Tensor:
-        """(N, N) bool: all, since the keys cover the map; ``padding="official"``: tokens in a key, and itself."""
+        """(N, N) bool: all, since the keys cover the map; officially tokens in a key, and itself."""
         n, (rows, columns) = height * width, self._reduced(height, width)
         if self.padding == "masked" or self.ratio == 1:
             return torch.ones(n, n, dtype=torch.bool)

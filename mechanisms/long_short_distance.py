@@ -7,7 +7,7 @@ the official detection code; equal to the official block between its norm and it
 Settings: groups of 7 × 7 and intervals 8, 4, 2, 1 of CrossFormer-S.
 Differs from the official code by default: a group never spans more than the map needs along each axis;
 officially, ``padding="official"``, a map whose shorter side fits into one group is cut into squares of that
-side, adjacent tokens in every block. Padding is masked with −inf, and the projections run on real tokens only.
+side, adjacent tokens in every block. Padding is masked with −inf; projections run on real tokens only.
 """
 
 from collections import Counter

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench.mechanisms._neighborhood import Axis, gathered, slot_tables
-from attnbench.mechanisms._neighborhood_module import WindowPerQuery
+from attnbench.backends import natten_na2d
+from attnbench.errors import ImplementationError
+from attnbench.mechanisms._neighborhood import Axis, gathered, slot_tables, tile_tables, tiled
+from attnbench.mechanisms._neighborhood_module import IMPLEMENTATIONS, WindowPerQuery
+from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.registry import Site, register_mechanism
 
 
@@ -104,12 +107,14 @@ class NeighborhoodAttention(WindowPerQuery):
         return {"kernel_size": max(height, width) | 1, "position_bias": False}
 
     @classmethod
-    def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
         """NATTEN's ``na2d`` (0.21) and ``NeighborhoodAttention2D`` (0.14)."""
         kwargs = case["kwargs"]
-        if "na2d" in case["cls"].rpartition(".")[2]:
-            return _OfficialFunction(kwargs), {}
         _, H, W, C = case["input_shape"]
+        if case["mechanism"] == "natten_na2d":
+            only(kwargs, head_dim=C // 3 // kwargs["heads"])
+            return _OfficialFunction(kwargs, impl), {}
+        only(kwargs, dim=C, **NO_DROPOUT)
         module = cls(
             Site(C, kwargs["num_heads"], H, W),
             kernel_size=kwargs["kernel_size"],
@@ -117,7 +122,8 @@ class NeighborhoodAttention(WindowPerQuery):
             qkv_bias=kwargs.get("qkv_bias", True),
             position_bias=kwargs.get("bias", True),
             padding="official",
-            qk_scale=kwargs.get("qk_scale"),
+            qk_scale=kwargs.get("qk_scale") or None,
+            impl=impl,
         )
         return module, {"rpb": "bias_table"}
 
@@ -129,20 +135,36 @@ class _OfficialFunction(nn.Module):
         ValueError: the arguments ask for causal or strided attention, which is another mechanism.
     """
 
-    def __init__(self, kwargs: dict[str, Any]) -> None:
+    def __init__(self, kwargs: dict[str, Any], impl: str) -> None:
         super().__init__()
+        if impl not in (*IMPLEMENTATIONS, "natten"):
+            raise ImplementationError(
+                f"implementation {impl!r} is the module's, there is no bare function of it"
+            )
+        self.impl, self.na2d = impl, natten_na2d() if impl == "natten" else None
         stride, causal = kwargs.get("stride", 1), kwargs.get("is_causal", False)
         if set(_pair(stride)) != {1} or any(_pair(causal)):
             raise ValueError(f"na2d is known with stride 1 and not causal, got {stride} and {causal}")
         self.num_heads = kwargs["heads"]
         self.kernel_size, self.dilation = _pair(kwargs["kernel_size"]), _pair(kwargs.get("dilation", 1))
         self.scale = kwargs.get("scale")
+        if isinstance(self.scale, str):  # the manifest writes the default out
+            if not self.scale.startswith("head_dim**-0.5"):
+                raise ValueError(f"scale must be a number or 'head_dim**-0.5', got {self.scale!r}")
+            self.scale = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, H, W, 3·C) to (B, H, W, C)."""
         qkv = x.unflatten(-1, (3, self.num_heads, -1))
-        scale = self.scale if isinstance(self.scale, (int, float)) else qkv.shape[-1] ** -0.5
-        return neighborhood_attention(qkv, self.kernel_size, self.dilation, scale)
+        scale = qkv.shape[-1] ** -0.5 if self.scale is None else self.scale
+        if self.impl == "eager":
+            return neighborhood_attention(qkv, self.kernel_size, self.dilation, scale)
+        if self.na2d is not None:
+            how = {"kernel_size": self.kernel_size, "dilation": self.dilation, "scale": scale}
+            return self.na2d(*qkv.unbind(3), **how).flatten(-2)
+        sizes = zip(qkv.shape[1:3], self.kernel_size, self.dilation, strict=True)
+        rows, columns = (Axis(length, kernel, dilation) for length, kernel, dilation in sizes)
+        return tiled(qkv, rows, columns, tile_tables(rows, columns, qkv.device), scale=scale)
 
 
 def _pair(value: Any) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbench.mechanisms._local import DepthwiseConv
+from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.mechanisms._windows import merge, pad_map, partition
 from attnbench.registry import Site, register_mechanism
 
@@ -308,6 +309,8 @@ class QuadTreeAttention(nn.Module):
         """``QuadtreeAttention`` of the classification models; it ignores its argument ``qk_scale``."""
         kwargs = case["kwargs"]
         _, H, W, C = case["input_shape"]
+        only(kwargs, dim=C, **NO_DROPOUT)
+        ignored(kwargs, "qk_scale")
         module = cls(
             Site(C, kwargs.get("num_heads", 8), H, W),
             levels=kwargs.get("sr_ratio", 1),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attnbench.mechanisms._attend import FastestAttend, attend
 from attnbench.mechanisms._lines import line_bias, same_column, same_row
+from attnbench.mechanisms._official import ignored, only
 from attnbench.registry import Site, register_mechanism
 
 
@@ -202,17 +203,18 @@ class SequentialAxialAttention(FastestAttend, nn.Module):
         return column if self.axis_names == ("height",) else row
 
     @classmethod
-    def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
         """lucidrains' ``AxialAttention``; ``dim_index`` only says where the module keeps its channels."""
         kwargs = case["kwargs"]
-        if kwargs.get("num_dimensions", 2) != 2:
-            raise ValueError(f"num_dimensions must be 2, got {kwargs['num_dimensions']}")
         _, H, W, C = case["input_shape"]
+        only(kwargs, dim=C, num_dimensions=2)
+        ignored(kwargs, "dim_index")
         module = cls(
             Site(C, kwargs.get("heads", 8), H, W),
             mode="sum" if kwargs.get("sum_axial_out", True) else "sequential",
             position_bias=False,
             head_dim=kwargs.get("dim_heads"),
+            impl=impl,
         )
         names = {"to_q.": "project.q.", "to_kv.": "project.kv.", "to_out.": "proj."}
         prefixes = {

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.mechanisms._windows import (
     merge,
     pad_map,
@@ -212,14 +213,16 @@ class ShiftedWindowAttention(nn.Module):
         return {"window_size": max(height, width), "position_bias": False}
 
     @classmethod
-    def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
         """timm's ``SwinTransformerBlock._attn``, which shrinks window and table to the map."""
         kwargs = case["kwargs"]
         _, H, W, C = case["input_shape"]
+        only(kwargs, dim=C, input_resolution=[H, W], drop_path=0.0, **NO_DROPOUT)
+        ignored(kwargs, "mlp_ratio", "dynamic_mask")
         size = kwargs["window_size"]
         window = (size, size) if isinstance(size, int) else tuple(size)
         whole = kwargs.get("always_partition", False)
-        h, w = (s if whole else min(s, n) for s, n in zip(window, kwargs["input_resolution"], strict=True))
+        h, w = (s if whole else min(s, n) for s, n in zip(window, (H, W), strict=True))
         module = cls(
             Site(C, kwargs["num_heads"], H, W),
             window_size=(h, w),
@@ -228,5 +231,6 @@ class ShiftedWindowAttention(nn.Module):
             head_dim=kwargs.get("head_dim"),
             always_partition=whole,
             padding="official",
+            impl=impl,
         )
         return module, {"attn.relative_position_bias_table": "bias_table", "attn.": ""}

@@ -1,7 +1,7 @@
 """Shunted self-attention: half of the heads see coarse keys, the other half keys twice as fine.
 
 Paper: Ren et al., 2022, "Shunted Self-Attention via Multi-Scale Token Aggregation", arXiv:2111.15193.
-Code: written from the paper and the definition in the official ``SSA.py``, to whose ``Attention`` it is equal.
+Code: written from the paper and the definition in the official ``SSA.py``; equal to its ``Attention``.
 Settings: reductions 8, 4, 2, 1 of Shunted-S; its heads (2, 4, 8, 16) become the layout's.
 Differs from the official code by default: a strided convolution sees zeros beyond a map that it does not
 divide, so that every token is in a key; the official code, ``padding="official"``, leaves trailing rows and
@@ -197,7 +197,7 @@ class ShuntedAttention(FastestAttend, nn.Module):
         return own + sum(branch.parameter_count() for branch in self._groups())
 
     def support(self, height: int, width: int) -> Tensor:
-        """(N, N) bool: all, since the keys cover the map; ``padding="official"``: tokens in a key of a group."""
+        """(N, N) bool: all, since the keys cover the map; officially tokens in a key of a group."""
         n = height * width
         if self.padding == "masked" or self.sr_ratio == 1:
             return torch.ones(n, n, dtype=torch.bool)
@@ -227,7 +227,9 @@ class ShuntedAttention(FastestAttend, nn.Module):
         only(kwargs, dim=C, **NO_DROPOUT)
         heads, ratio = kwargs.get("num_heads", 8), kwargs.get("sr_ratio", 1)
         if ratio not in (1, 2, 4, 8) or (ratio > 1 and heads % 2):
-            raise ValueError(f"the official code runs with sr_ratio 1, 2, 4, 8 and even heads, got {ratio}, {heads}")
+            raise ValueError(
+                f"the official code runs with sr_ratio 1, 2, 4, 8 and even heads, got {ratio}, {heads}"
+            )
         module = cls(
             Site(C, heads, H, W),
             sr_ratio=ratio,

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.mechanisms._spatial_reduction import ReducedAttention
 from attnbench.registry import Site, register_mechanism
 
@@ -52,15 +53,17 @@ class SpatialReductionAttention(ReducedAttention):
         return {"sr_ratio": 1}
 
     @classmethod
-    def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
         """timm's ``pvt_v2.Attention``; parameter names are the same."""
         kwargs = case["kwargs"]
         _, H, W, C = case["input_shape"]
+        only(kwargs, dim=C, **NO_DROPOUT)
         module = cls(
             Site(C, kwargs.get("num_heads", 8), H, W),
             sr_ratio=kwargs.get("sr_ratio", 1),
             linear=kwargs.get("linear_attn", False),
             qkv_bias=kwargs.get("qkv_bias", True),
             padding="official",
+            impl=impl,
         )
         return module, {}

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attnbench.mechanisms._attend import FastestAttend
+from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.mechanisms._spatial_reduction import ReducedAttention
 from attnbench.mechanisms._window_attention import (
     window_attention,
@@ -190,10 +191,11 @@ class SpatiallySeparableAttention(FastestAttend, nn.Module):
         return {"window_size": max(height, width), "sr_ratio": 1}
 
     @classmethod
-    def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
         """timm's ``LocallyGroupedAttn`` and ``GlobalSubSampleAttn``; parameter names are the same."""
         kwargs = case["kwargs"]
         _, H, W, C = case["input_shape"]
+        only(kwargs, dim=C, **NO_DROPOUT)
         module = cls(
             Site(C, kwargs.get("num_heads", 8), H, W),
             kind="lsa" if case["cls"].endswith("LocallyGroupedAttn") else "gsa",
@@ -201,5 +203,6 @@ class SpatiallySeparableAttention(FastestAttend, nn.Module):
             sr_ratio=kwargs.get("sr_ratio", 1),
             qkv_bias=kwargs.get("qkv_bias", True),
             padding="official",
+            impl=impl,
         )
         return module, {"": "attention."}

@@ -2,8 +2,8 @@
 
 Paper: Yao et al., 2022, "Wave-ViT: Unifying Wavelet and Transformers for Visual Representation Learning",
 arXiv:2207.04978.
-Code: written from the paper and the definition in the official ``wavevit.py``; equal to its ``Attention``, and
-with ``form="official"`` to its ``WaveAttention``.
+Code: written from the paper and the definition in the official ``wavevit.py``; equal to its ``Attention``,
+and with ``form="official"`` to its ``WaveAttention``.
 Settings: Wave-ViT-S, that is wavelet attention with strides 4 and 2 in the first two stages and full
 attention in the last two; the layout's dims and heads.
 Differs from the official code by default: LayerNorm and GELU stand for batch norm and ReLU, so that an

@@ -3,6 +3,7 @@
 torch takes seconds to import, so it is imported after the arguments have been checked.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +56,10 @@ def conformance(
 
 
 def golden(folder: Path, arguments: Sequence[str], say: Say) -> bool:
-    """Compare the cases of a golden folder, print a line for each and "N of M equal"; whether all were.
+    """Compare the cases of a golden folder and print a line for each; whether all were equal.
+
+    At the end it prints why some implementations were not compared, "N of M equal", and how many comparisons
+    that were, by implementation.
 
     Args:
         folder: holds a MANIFEST.json.
@@ -68,13 +72,24 @@ def golden(folder: Path, arguments: Sequence[str], say: Say) -> bool:
     chosen: list[str | None] = [name for argument in arguments for name in registry.meant_by(argument)]
     from attnbench.harness.conformance.goldens import check_folder
 
-    equal = total = 0
+    outcomes = []
     for name in chosen or [None]:
         for outcome in check_folder(folder, name):
             say(str(outcome))
-            equal, total = equal + outcome.equal, total + 1
-    say(f"{equal} of {total} equal")
-    return equal == total and total > 0
+            outcomes.append(outcome)
+    reasons = Counter(f"{i} not compared: {why}" for o in outcomes for i, why in o.absent.items())
+    for reason, cases in sorted(reasons.items()):
+        say(f"{reason} ({cases} cases)")
+    equal = sum(outcome.equal for outcome in outcomes)
+    compared = [comparison for outcome in outcomes for comparison in outcome.comparisons]
+    each = Counter(c.impl if c.device == "cpu" else f"{c.impl} {c.device}" for c in compared)
+    counts = ", ".join(f"{impl} {count}" for impl, count in each.most_common())
+    graded = sum(comparison.gradients for comparison in compared)
+    say(
+        f"{equal} of {len(outcomes)} equal, in {len(compared)} comparisons ({counts}), "
+        f"{graded} with gradients"
+    )
+    return equal == len(outcomes) > 0
 
 
 def _one(name: str, only: Sequence[str], out: Path, say: Say, impls: Sequence[str]) -> bool:

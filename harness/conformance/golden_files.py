@@ -1,7 +1,7 @@
 """A golden folder as it must be: every file, field, tensor and option is named, and what is named is there.
 
 A comparison that quietly compares less proves less. So whatever the manifest names and the folder lacks, or
-the folder holds and the manifest does not name, is a defect of the case, and a case with a defect is not equal.
+the folder holds and the manifest does not name, is a defect of the case, and such a case is not equal.
 """
 
 import hashlib
@@ -72,7 +72,9 @@ def load_cases(folder: Path) -> list[dict[str, Any]]:
 def strays(folder: Path, cases: list[dict[str, Any]]) -> Iterator[str]:
     """What is wrong with the folder as a whole: files that no entry names, or that two entries name."""
     named = [str(case.get("file")) for case in cases]
-    yield from (f"{name}: named by {named.count(name)} entries" for name in set(named) if named.count(name) > 1)
+    yield from (
+        f"{name}: named by {named.count(name)} entries" for name in set(named) if named.count(name) > 1
+    )
     for path in sorted(folder.rglob("*.safetensors")):
         if (name := path.relative_to(folder).as_posix()) not in named:
             yield f"{name}: no entry of the manifest names it"
@@ -82,7 +84,7 @@ def read(folder: Path, case: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors of a case, if the case is whole.
 
     Raises:
-        Damaged: a field is missing or odd, the file is not the one meant, or it has other tensors than it must.
+        Damaged: a field is missing or odd, the file is another, or its tensors are not those it must have.
     """
     _check_fields(case)
     path = folder / case["file"]

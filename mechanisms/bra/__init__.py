@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import fastest
 from attnbench.mechanisms._local import DepthwiseConv
+from attnbench.mechanisms._official import ignored, only
 from attnbench.mechanisms._windows import pad_map
 from attnbench.mechanisms.bra import eager, fused
 from attnbench.mechanisms.bra.readers import attention_weights, region_numbers
@@ -239,6 +240,10 @@ class BiLevelRoutingAttention(nn.Module):
         routes = self._route(qkv, region)[0, numbers[divmod(query, width)]]
         return numbers == routes.cpu()[:, None, None]
 
+    def auxiliary(self, x: Tensor) -> dict[str, Tensor]:
+        """Intermediate results by their names in golden cases: ``routed_regions``, as of the method."""
+        return {"routed_regions": self.routed_regions(x)}
+
     def _project(self, x: Tensor) -> Tensor:
         """q, k and v side by side, (B, H, W, 2·qk_dim + C); on a padded map with ``padding="legacy"``."""
         self._region(*x.shape[1:3])  # first of all, whether the map will do
@@ -308,28 +313,27 @@ class BiLevelRoutingAttention(nn.Module):
         return {"num_regions": 7, "topk": 49, "lepe_kernel": 0, "scale": "head_dim"}
 
     @classmethod
-    def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
         """BiFormer's ``BiLevelRoutingAttention`` (ops/bra_legacy.py) and ``nchwBRA`` (ops/bra_nchw.py).
 
         Raises:
-            ValueError: the case asks for a variant no released model uses (soft or learned routing, pooled
-                keys, no output projection).
+            ValueError: the case asks for a variant no released model uses (a scale of its own, soft or
+                learned routing, pooled keys, no output projection).
         """
         kwargs = case["kwargs"]
-        released: dict[str, Any] = {"param_attention": "qkvo", "kv_downsample_mode": "identity"}
-        released |= dict.fromkeys(("soft_routing", "param_routing", "diff_routing"), False)
-        for name, value in released.items():
-            if kwargs.get(name, value) != value:
-                raise ValueError(f"{name} must be {value!r}, got {kwargs[name]!r}")
-        nchw = case["cls"].rpartition(":")[2] == "nchwBRA"
         _, H, W, C = case["input_shape"]
+        only(kwargs, dim=C, qk_scale=None, param_attention="qkvo", kv_downsample_mode="identity")
+        only(kwargs, soft_routing=False, param_routing=False, diff_routing=False, attn_backend="torch")
+        # Of pooled keys, which "identity" has none of; nchw pads whether asked to or not.
+        ignored(kwargs, "kv_per_win", "kv_downsample_kernel", "kv_downsample_ratio", "auto_pad")
+        nchw = case["cls"].rpartition(":")[2] == "nchwBRA"
         module = cls(
             Site(C, kwargs.get("num_heads", 8), H, W),
             num_regions=kwargs.get("n_win", 7),
             topk=kwargs.get("topk", 4),
             lepe_kernel=kwargs.get("side_dwconv", 3),
             qk_dim=kwargs.get("qk_dim"),
-            scale=kwargs.get("qk_scale") or "dim",
             padding="nchw" if nchw else "legacy" if kwargs.get("auto_pad", False) else "none",
+            impl=impl,
         )
         return module, {"qkv.qkv.": "qkv.", "qkv_linear.": "qkv.", "wo.": "proj.", "output_linear.": "proj."}

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from attnbench import native
 from attnbench.errors import ImplementationError
+from attnbench.mechanisms.bra.once import differentiable_once
 
 _POINTERS = (
     *("qkv", "routes", "lepe_weight", "lepe_bias", "out", "grad_out", "grad_qkv", "grad_weight", "grad_bias"),
@@ -152,42 +153,74 @@ def _numbers(
     qkv: Tensor,
     routes: Tensor,
     weight: Tensor | None,
+    bias: Tensor | None,
     dim: int,
     num_heads: int,
     region: Sequence[int],
     scale: float,
     attend_padding: bool,
 ) -> dict[str, Any]:
-    """The scalar fields of the problem, once the shapes are known to fit.
+    """The scalar fields of the problem, once every size is known to fit: the C++ reads where they say.
 
     Raises:
-        ValueError: they do not.
+        ValueError: they do not fit.
         ImplementationError: the C++ does not read this dtype.
     """
-    if refusal := _refused(qkv.dtype):
-        raise ImplementationError(f"implementation 'fused' cannot run here: {refusal}; use impl='eager'")
-    B, H, W, channels = qkv.shape
+    B, H, W, channels = _map_shape(qkv, region)
     h, w = region
     R = -(-H // h) * -(-W // w)
     qk_dim = (channels - dim) // 2
-    if dim % num_heads or qk_dim % num_heads or 2 * qk_dim + dim != channels or min(qk_dim, dim) < 1:
+    if (
+        min(num_heads, dim, qk_dim) < 1
+        or dim % num_heads
+        or qk_dim % num_heads
+        or 2 * qk_dim + dim != channels
+    ):
         raise ValueError(
             f"{channels} channels of qkv do not divide into q, k, {dim} of v and {num_heads} heads"
         )
-    if routes.shape[:2] != (B, R) or routes.dtype != torch.int64:
+    if routes.dim() != 3 or routes.shape[:2] != (B, R) or routes.dtype != torch.int64:
         raise ValueError(
             f"routes must be int64 (B, R, k) = ({B}, {R}, k), got {routes.dtype} {tuple(routes.shape)}"
         )
-    if weight is not None and (weight.shape[:2] != (dim, 1) or weight.shape[2] != weight.shape[3]):
-        raise ValueError(f"lepe_weight must be ({dim}, 1, K, K), got {tuple(weight.shape)}")
-    kernel = 0 if weight is None else weight.shape[2]
-    if weight is not None and kernel % 2 == 0:
-        raise ValueError(f"the kernel of LePE must be odd, got {kernel}")
+    if routes.shape[2] < 1:
+        raise ValueError("each region needs a route, got k = 0")
+    kernel = _lepe_kernel(weight, bias, dim)
+    for name, tensor in (("routes", routes), ("lepe_weight", weight), ("lepe_bias", bias)):
+        if tensor is not None and tensor.device != qkv.device:
+            raise ValueError(f"{name} must be on {qkv.device} as qkv is, got {tensor.device}")
     return {
         "batch": B, "height": H, "width": W, "qk_dim": qk_dim, "dim": dim, "heads": num_heads,
         "region_height": h, "region_width": w, "topk": routes.shape[2], "kernel": kernel,
         "attend_padding": attend_padding, "bf16": qkv.dtype == torch.bfloat16, "scale": scale,
     }  # fmt: skip
+
+
+def _map_shape(qkv: Tensor, region: Sequence[int]) -> tuple[int, int, int, int]:
+    """B, H, W and channels of a map with at least one token, cut into regions of at least one."""
+    if refusal := _refused(qkv.dtype):
+        raise ImplementationError(f"implementation 'fused' cannot run here: {refusal}; use impl='eager'")
+    if qkv.dim() != 4 or min(qkv.shape) < 1:
+        raise ValueError(f"qkv must be (B, H, W, channels), none of them 0, got {tuple(qkv.shape)}")
+    if len(region) != 2 or min(region) < 1:
+        raise ValueError(f"region must be two positive sizes, got {tuple(region)}")
+    B, H, W, channels = qkv.shape
+    return B, H, W, channels
+
+
+def _lepe_kernel(weight: Tensor | None, bias: Tensor | None, dim: int) -> int:
+    """K of LePE's weight (C, 1, K, K), with a bias (C,) if any; 0 without."""
+    if weight is None:
+        if bias is not None:
+            raise ValueError("lepe_bias needs a lepe_weight")
+        return 0
+    if weight.dim() != 4 or weight.shape[:2] != (dim, 1) or weight.shape[2] != weight.shape[3]:
+        raise ValueError(f"lepe_weight must be ({dim}, 1, K, K), got {tuple(weight.shape)}")
+    if bias is not None and bias.shape != (dim,):
+        raise ValueError(f"lepe_bias must be ({dim},), got {tuple(bias.shape)}")
+    if weight.shape[2] % 2 == 0:
+        raise ValueError(f"the kernel of LePE must be odd, got {weight.shape[2]}")
+    return weight.shape[2]
 
 
 def _in_float(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -207,7 +240,7 @@ def _attention(
     scale: float,
     attend_padding: bool,
 ) -> Tensor:
-    numbers = _numbers(qkv, routes, lepe_weight, dim, num_heads, region, scale, attend_padding)
+    numbers = _numbers(qkv, routes, lepe_weight, lepe_bias, dim, num_heads, region, scale, attend_padding)
     qkv, routes = qkv.contiguous(), routes.contiguous()
     weight, bias = _in_float(lepe_weight, lepe_bias)
     out = qkv.new_empty(*qkv.shape[:3], dim)
@@ -234,7 +267,9 @@ def _attention_backward(
     attend_padding: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of qkv, of LePE's weight and of its bias in float; without LePE the last two are empty."""
-    numbers = _numbers(qkv, routes, lepe_weight, dim, num_heads, region, scale, attend_padding)
+    numbers = _numbers(qkv, routes, lepe_weight, None, dim, num_heads, region, scale, attend_padding)
+    if grad.shape != (*qkv.shape[:3], dim):
+        raise ValueError(f"grad must be {(*qkv.shape[:3], dim)}, got {tuple(grad.shape)}")
     grad, qkv, routes = grad.to(qkv.dtype).contiguous(), qkv.contiguous(), routes.contiguous()
     (weight,) = _in_float(lepe_weight)
     grad_qkv = torch.empty_like(qkv)
@@ -278,8 +313,13 @@ def _routes(qkv: Tensor, region: Sequence[int], topk: int) -> Tensor:
 
 @torch.library.custom_op("attnbench::bra_cpu_route", mutates_args=(), device_types="cpu")
 def _route(qkv: Tensor, qk_dim: int, region: Sequence[int], topk: int) -> Tensor:
+    channels = _map_shape(qkv, region)[3]
+    if qk_dim < 1 or topk < 1 or 2 * qk_dim >= channels:
+        raise ValueError(
+            f"qk_dim and topk must be positive and leave values of {channels} channels, got {qk_dim}, {topk}"
+        )
     routes = _routes(qkv, region, topk)
-    numbers = _numbers(qkv, routes, None, qkv.shape[3] - 2 * qk_dim, 1, region, 1.0, False)
+    numbers = _numbers(qkv, routes, None, None, channels - 2 * qk_dim, 1, region, 1.0, False)
     _run("bra_route", {"qkv": qkv.contiguous(), "out": routes}, numbers)
     return routes
 
@@ -308,6 +348,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 _attention.register_autograd(_backward, setup_context=_setup_context)
+differentiable_once(_attention_backward)
 
 
 def _flops(

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from attnbench.mechanisms.bra.once import differentiable_once
 from attnbench.mechanisms.bra.triton_launch import Problem
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -316,6 +317,8 @@ def _gradients(ctx: Any, grad_out: Tensor, *_: Any) -> tuple[Tensor | None, ...]
 
 
 bra_forward.register_autograd(_gradients, setup_context=_save)
+differentiable_once(bra_backward)
+differentiable_once(bra_backward_lepe)
 
 
 @register_flop_formula(torch.ops.attnbench.bra_route)

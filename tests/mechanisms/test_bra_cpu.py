@@ -249,6 +249,14 @@ def test_flops_are_those_of_eager(case):
         (lambda a, o: a.__setitem__(2, a[2][..., 1:, 1:]), "odd, got 4"),
         (lambda a, o: o.update(num_heads=5), "do not divide"),
         (lambda a, o: o.update(dim=63), "do not divide"),
+        (lambda a, o: o.update(num_heads=0), "do not divide"),
+        (lambda a, o: o.update(region=(0, 4)), "region must be two positive sizes"),
+        (lambda a, o: o.update(region=(4,)), "region must be two positive sizes"),
+        (lambda a, o: a.__setitem__(0, a[0][:0]), "none of them 0"),
+        (lambda a, o: a.__setitem__(0, a[0][0]), r"qkv must be \(B, H, W, channels\)"),
+        (lambda a, o: a.__setitem__(1, a[1][..., :0]), "got k = 0"),
+        (lambda a, o: a.__setitem__(3, a[3][:-1]), r"lepe_bias must be \(64,\), got \(63,\)"),
+        (lambda a, o: a.__setitem__(2, None), "lepe_bias needs a lepe_weight"),
     ],
 )
 def test_wrong_arguments(change, message):
@@ -256,6 +264,23 @@ def test_wrong_arguments(change, message):
     change(arguments, options)
     with pytest.raises(ValueError, match=message):
         cpu.attention(*arguments, **options)
+
+
+@pytest.mark.parametrize(("qk_dim", "region", "topk"), [(0, (4, 4), 2), (64, (4, 4), 0), (96, (4, 4), 2)])
+def test_routes_of_nothing(qk_dim, region, topk):
+    with pytest.raises(ValueError, match="must be positive and leave values"):
+        cpu.route(torch.randn(1, 8, 8, 192), qk_dim, region, topk)
+    with pytest.raises(ValueError, match="region must be two positive sizes"):
+        cpu.route(torch.randn(1, 8, 8, 192), 64, (0, 4), 2)
+
+
+def test_second_derivatives_name_the_implementation_that_has_them():
+    arguments, options = problem(SWIN_STAGES[2])
+    arguments[0].requires_grad_()
+    out = cpu.attention(*arguments, **options)
+    (gradient,) = torch.autograd.grad(out.sum(), arguments[0], create_graph=True)
+    with pytest.raises(ImplementationError, match=r"no second derivatives .* use impl='eager'"):
+        gradient.sum().backward()
 
 
 @pytest.mark.parametrize(

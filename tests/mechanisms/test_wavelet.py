@@ -64,7 +64,7 @@ def reference(x: Tensor, p: dict[str, Tensor], heads: int, ratio: int) -> Tensor
         for j in range(w):
             square = [y[min(2 * i + a, H - 1), min(2 * j + b, W - 1)] for a in (0, 1) for b in (0, 1)]
             bands[i, j] = (transform @ torch.stack(square)).flatten()
-    bands = F.gelu(norm(conv(bands, "mix", 1, 1), "mix_norm"))
+    bands = F.gelu(norm(conv(bands, "mix", 1, 1), "mix_norm.0"))
     back = torch.empty(H, W, R, dtype=x.dtype)
     for i in range(H):
         for j in range(W):
