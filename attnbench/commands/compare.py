@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnbench.commands._arguments import warn, write
+from attnbench.commands._arguments import plugin_option, warn, write
 from attnbench.errors import AttnbenchError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ FORMATS = ("md", "csv", "json")
     help="Speeds closer are alike.  [default: 3; 0 where both sets have several processes per candidate]",
 )
 @click.option("--all", "every", is_flag=True, help="Show what is the same, too (csv and json always do).")
+@plugin_option
 def command(before: str, after: str, form: str, output: str, margin: str, every: bool) -> None:
     """Compare the records B with the records A: folders or files, of two commits or two machines.
 

@@ -236,10 +236,11 @@ def test_cut_and_newer_lines_are_warnings(tmp_path: Path) -> None:
     assert "Shifted window" in table.stdout
 
 
-def test_list_answers_at_once(tmp_path: Path) -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        assert attnbench("list", cwd=tmp_path).returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
+def test_list_loads_nothing_large() -> None:
+    """What makes it answer at once: neither torch nor pandas nor anything that needs them is imported."""
+    code = (
+        "import sys\nfrom attnbench.__main__ import cli\ncli.main(['list'], standalone_mode=False)\n"
+        "print([name for name in ('torch', 'pandas', 'numpy', 'scipy', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

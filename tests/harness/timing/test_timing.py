@@ -63,11 +63,10 @@ def test_the_width_of_the_interval_ends_a_measurement_and_so_does_the_budget() -
     narrow = Effort(0, 15, 500, 1e9, half_width=0.02)
     assert 15 <= blocks(0.01, narrow) < blocks(0.1, narrow) < 500
     assert blocks(0.1, Effort(0, 15, 20, 1e9, half_width=0.001)) == 20
-    start = time.monotonic()
-    measure_blocks(
+    found = measure_blocks(
         "", {"a": lambda: Sample(time.sleep(0.01) or 0.01, 0.01)}, {"a": 1}, Effort(0, 2, 10**6, 0.3)
     )
-    assert time.monotonic() - start < 3
+    assert 2 <= len(found.taken) < 1000
 
 
 def test_what_ends_a_measurement_is_not_that_a_difference_shows() -> None:
