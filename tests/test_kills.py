@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 COMMAND = [sys.executable, "-m", "attnbench", "run", "--layout", "swin_pico", "--device", "cpu"]
 COMMAND += ["--mechanisms", "full,pooling", "--metrics", "params,throughput", "--budget", "2"]
 COMMAND += ["--modes", "infer", "--precision", "fp32"]

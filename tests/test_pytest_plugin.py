@@ -11,6 +11,8 @@ import pytest
 from attnbench import store
 from attnbench.harness.timing.device_timer import DeviceTimer
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parent.parent
 
 LATER = '''

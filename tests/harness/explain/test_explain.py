@@ -30,6 +30,8 @@ from attnbench.harness.explain.traffic import Storages, Traffic, compulsory
 from attnbench.harness.setting import Setting, make_step
 from attnbench.record import Cell
 
+pytestmark = pytest.mark.alone
+
 CPU = torch.device("cpu")
 ROOF = Ceilings(flops_per_s=1e9, bytes_per_s=1e8, launch_s=1e-6, dtype="float32")
 

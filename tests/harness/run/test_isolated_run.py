@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 PLUGIN = """
 import ctypes, os, resource, signal, time
 import torch

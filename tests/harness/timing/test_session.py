@@ -16,6 +16,8 @@ from attnbench.harness.timing.session import Session, Sessions
 from attnbench.harness.timing.warmup import Cap
 from attnbench.layouts.swin import SWIN_PICO
 
+pytestmark = pytest.mark.alone
+
 CPU = torch.device("cpu")
 
 
