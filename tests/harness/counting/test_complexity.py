@@ -15,7 +15,6 @@ from attnbench.commands.complexity import command
 from attnbench.harness.counting import complexity
 from attnbench.harness.counting.scaling import Rule, optimal_regions, rules
 from attnbench.layouts.swin import SWIN_T
-from attnbench.registry import _State
 from attnbench.tables import render
 from attnbench.tables.growth import growth
 
@@ -109,7 +108,7 @@ def test_rules_say_what_is_fixed() -> None:
 
 
 @pytest.fixture
-def broken(isolated_registry: _State) -> str:
+def broken(isolated_registry: None) -> str:
     @register_mechanism("breaks_when_large", complexity="O(N)")
     class Breaks(nn.Module):
         def __init__(self, site: Site) -> None:
