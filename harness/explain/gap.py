@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from attnbench import statistics
 from attnbench.harness.explain import ceilings as roof
 from attnbench.harness.explain.account import SHARES, Account, Row, by_operator, by_phase
 from attnbench.harness.explain.ceilings import Ceilings
 from attnbench.harness.explain.step import Subject, event_cost
 from attnbench.harness.setting import Setting
 from attnbench.record import Cell
+from attnbench.statistics import RatioInterval
 
 MEANING = {
     "arithmetic": "multiply-adds at the measured peak",
@@ -20,9 +22,6 @@ MEANING = {
     "outside": "outside of operators",
 }
 """What each share of the gap is, in words; ``outside`` is what the account of operators does not explain."""
-
-_SAME = 0.02
-"""Steps whose ratio is this near to 1 are not told apart."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Explained:
         step_s: seconds of a step that nothing watches.
         watched_s: forward seconds of each block, timed from outside, in steps that watch only that.
         account: of its operators.
+        steps_s: seconds of the steps that nothing watches, by round.
     """
 
     cell: Cell
@@ -60,6 +60,7 @@ class Explained:
     step_s: float
     watched_s: list[float]
     account: Account
+    steps_s: list[float]
 
     @property
     def name(self) -> str:
@@ -128,23 +129,43 @@ class Comparison:
         own, other = self.subject.shares(), self.baseline.shares()
         return {share: own[share] - other[share] for share in own}
 
+    def times(self) -> RatioInterval | None:
+        """How many times as long as the baseline's a step takes; of steps that nothing watches, by round."""
+        if self.baseline is None:
+            return None
+        return statistics.ratio_interval(self.baseline.steps_s, self.subject.steps_s)
+
     def sentence(self) -> str:
-        """The diagnosis."""
-        own, baseline, gap = self.subject, self.baseline, self.gap()
-        if baseline is None:
+        """The diagnosis; it splits a gap only where the two steps differ beyond their interval and margin."""
+        own, baseline, times = self.subject, self.baseline, self.times()
+        if baseline is None or times is None:
             where = self._where(max(SHARES, key=lambda share: own.shares()[share]))
             return f"{own.name} is the baseline; {where}."
-        ratio = own.step_s / baseline.step_s
         macs = own.total.macs / max(baseline.total.macs, 1)
-        head = f"{own.name} takes {ratio:.2f} times as long as {baseline.name} with {macs:.2f} times its MACs"
-        if abs(ratio - 1) < _SAME:
+        head = (
+            f"{own.name} takes {times.ratio:.2f} times as long as {baseline.name} (95 % interval "
+            f"{times.low:.2f} to {times.high:.2f}) with {macs:.2f} times its MACs"
+        )
+        whole = own.step_s - baseline.step_s
+        differ = {"faster": whole > 0, "slower": whole < 0}  # of times: above 1 takes longer
+        if not differ.get(statistics.verdict(times), False):
             where = self._where(max(SHARES, key=lambda share: own.shares()[share]))
-            return f"{head}: there is no gap to explain; {where}."
-        sign = 1 if ratio > 1 else -1
-        share = max(gap, key=lambda share: sign * gap[share])
-        part = gap[share] / sum(gap.values())
-        what = "of the gap" if sign > 0 else "of what it saves"
-        return f"{head}: {part:.0%} {what} is {share} ({MEANING[share]}); {self._where(share)}."
+            return f"{head}: cannot tell them apart, so there is no gap to explain; {where}."
+        return f"{head}: {self._largest_share(whole)}."
+
+    def _largest_share(self, whole: float) -> str:
+        """What most of a gap of ``whole`` seconds is, and where; in ms where other shares work against it."""
+        gap, longer = self.gap(), whole > 0
+        share = max(gap, key=lambda share: gap[share] if longer else -gap[share])
+        what = "of the gap" if longer else "of what it saves"
+        part = f"{gap[share] / whole:.0%} {what} is {share}"
+        if round(gap[share] / whole, 2) > 1:
+            more, less = ("more", "less") if longer else ("less", "more")
+            part = (
+                f"it spends {abs(gap[share]) * 1e3:.2f} ms {more} on {share} and "
+                f"{abs(whole - gap[share]) * 1e3:.2f} ms {less} on the others"
+            )
+        return f"{part} ({MEANING[share]}); {self._where(share)}"
 
     def _where(self, share: str) -> str:
         """The phase and operator of the attention that a share of time lies in most."""
@@ -207,4 +228,5 @@ def _explained(subject: Subject, ceilings: Ceilings, event_s: float) -> Explaine
         subject.step_s(),
         subject.block_s(),
         subject.account(ceilings, event_s),
+        subject.plain_s,
     )

@@ -36,6 +36,7 @@ def content(comparison: Comparison) -> dict[str, Any]:
         },
         "ceilings": asdict(comparison.ceilings),
         "gap": comparison.gap(),
+        "times_as_long": None if (times := comparison.times()) is None else asdict(times),
         "subject": _model(comparison.subject),
         "baseline": None if comparison.baseline is None else _model(comparison.baseline),
     }

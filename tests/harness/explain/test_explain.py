@@ -1,6 +1,7 @@
 """The account of a step: bytes of known operators, events of known times, phases by caller, and sums."""
 
 import json
+import random
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,9 +291,13 @@ def test_shares_add_up_and_each_finds_its_cause() -> None:
         assert min(total.shares.values()) >= 0
 
 
-def explained(name: str, step_s: float, *rows: tuple[str, int, int, float, float]) -> Explained:
+def explained(
+    name: str, step_s: float, *rows: tuple[str, int, int, float, float], noise: float = 0.0
+) -> Explained:
+    draw = random.Random(name)
     cell = Cell(mechanism=name, layout="swin_pico", metric="explain", resolution=28)
-    return Explained(cell, "eager", step_s, [0.001], account(*rows))
+    steps = [step_s * (1 + noise * draw.random()) for _ in range(12)]
+    return Explained(cell, "eager", step_s, [0.001], account(*rows), steps)
 
 
 @pytest.mark.parametrize(
@@ -324,6 +329,33 @@ def test_no_gap_is_said_to_be_none() -> None:
     assert "no gap to explain" in found.sentence()
 
 
+def test_steps_that_do_not_differ_beyond_their_interval_are_not_explained() -> None:
+    """The quickest steps differ by 5 %, in what no operator accounts for; the interval holds 1."""
+    rows = ("base", 10**5, 40, 0.001, 0.0001)
+    for own_s, noise, told in ((0.00105, 0.5, False), (0.0007, 0.05, True)):
+        own, baseline = (
+            explained("bra", own_s, rows, noise=noise),
+            explained("full", 0.0011, rows, noise=noise),
+        )
+        found = Comparison(own, baseline, ROOF, Setting(CPU, "infer", "fp32", 1, 28))
+        times = found.times()
+        assert times is not None
+        assert (times.low <= 1 <= times.high) is not told
+        assert ("cannot tell them apart" in found.sentence()) is not told
+        assert ("of what it saves is outside" in found.sentence()) is told
+        assert f"{times.low:.2f} to {times.high:.2f}" in found.sentence()
+
+
+def test_a_share_larger_than_the_gap_is_told_in_milliseconds() -> None:
+    own = explained("bra", 0.0021, ("base", 10**5, 40, 0.002, 0.0001))
+    baseline = explained("full", 0.0011, ("base", 10**5, 40, 0.0001, 0.001))
+    found = Comparison(own, baseline, ROOF, Setting(CPU, "infer", "fp32", 1, 28))
+    assert sum(found.gap().values()) == pytest.approx(0.001)
+    assert "it spends 1.90 ms more on rest and 0.90 ms less on the rest" not in found.sentence()
+    assert "ms less on the others" in found.sentence()
+    assert "%" not in found.sentence().partition(":")[2]
+
+
 @pytest.fixture
 def one_thread() -> Any:
     threads = torch.get_num_threads()
@@ -343,7 +375,7 @@ def test_phases_add_up_to_the_block_and_blocks_to_the_model_within_5_percent(mod
         for _ in range(5):
             subject.round()
         accounted = subject.account(ROOF, 1e-6)
-        own = Explained(cell, "", subject.step_s(), subject.block_s(), accounted)
+        own = Explained(cell, "", subject.step_s(), subject.block_s(), accounted, subject.plain_s)
         inside = sum(row.seconds for (part, _), row in own.phases.items() if part != "model")
         outside = sum(row.seconds for (part, _), row in own.phases.items() if part == "model")
         ratios = [
