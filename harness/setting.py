@@ -74,6 +74,7 @@ class Workload:
         self.model, self._setting = model, setting
         self.images, self.labels = make_batch(layout, setting)
         self._generator = torch.Generator(setting.device).manual_seed(setting.seed + 1)
+        self._drawn: Tensor | None = None
         model.to(setting.device).train(setting.mode == "train")
         self.optimizer: torch.optim.Optimizer | None = None
         if setting.mode == "train":
@@ -82,6 +83,17 @@ class Workload:
     def refresh(self) -> None:
         """Draw other images, in place: an answer kept from before is wrong now."""
         self.images.normal_(generator=self._generator)
+
+    def draw(self) -> None:
+        """Draw other images beside the present ones, for :meth:`show`: to copy them is quick."""
+        if self._drawn is None:
+            self._drawn = torch.empty_like(self.images)
+        self._drawn.normal_(generator=self._generator)
+
+    def show(self) -> None:
+        """Replace the images, in place, by those drawn."""
+        if self._drawn is not None:
+            self.images.copy_(self._drawn)
 
     def __call__(self) -> Tensor:
         """Run one step."""

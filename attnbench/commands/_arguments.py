@@ -17,7 +17,6 @@ TABLE_FORMATS = ("md", "csv", "latex", "html")
 _BEFORE_TORCH = {
     "KINETO_LOG_LEVEL": "99",  # torch's profiler chats on stderr otherwise
     "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait are starved by any other process
 }
 
 

@@ -37,6 +37,12 @@ _OPTIONS = (
     click.option(
         "--budget", default="", metavar="SECONDS", help="For each group's blocks.  [default: the preset's]"
     ),
+    click.option(
+        "--processes",
+        default="",
+        metavar="N",
+        help="Of each candidate, one after another.  [default: 1 with quick, 6 with full]",
+    ),
     click.option("--aa", is_flag=True, help="Compare the baseline with itself: how often is that an alarm?"),
     click.option("--runs", default="", metavar="N", help="With --aa.  [default: 20]"),
 )
@@ -63,17 +69,21 @@ def read(values: dict[str, Any]) -> dict[str, Any]:
     positive("threads", values["threads"], 0)
     positive("budget", values["budget"], 0)
     positive("runs", values["runs"], 0)
+    positive("processes", values["processes"], 0)
     return {
         "baseline": "" if baseline == "none" else baseline,
         "regimes": names("regime", values["regime"], REGIMES),
     }
 
 
-def with_budget(preset: "Preset", budget: str) -> "Preset":
-    """The preset, with another budget of seconds if one was given; blocks are then as many as fit in."""
-    if not budget:
-        return preset
-    return replace(preset, effort=replace(preset.effort, budget_s=float(budget), max_blocks=100_000))
+def adjusted(preset: "Preset", values: dict[str, Any]) -> "Preset":
+    """The preset, with another number of processes, or another budget and as many blocks as fit into it."""
+    effort = preset.effort
+    if values["processes"]:
+        effort = replace(effort, processes=int(values["processes"]))
+    if values["budget"]:
+        effort = replace(effort, budget_s=float(values["budget"]), max_blocks=100_000)
+    return replace(preset, effort=effort)
 
 
 def put_to_the_test(request: "Request", values: dict[str, Any]) -> None:
@@ -91,7 +101,7 @@ def put_to_the_test(request: "Request", values: dict[str, Any]) -> None:
 
 
 def _real(request: "Request", values: dict[str, Any]) -> float:
-    """Runs on this machine, each until the interval is within ±2 % or the budget is spent."""
+    """Runs on this machine: as many processes as the ``full`` preset has, a minute each unless told."""
     from attnbench.harness import environment
     from attnbench.harness.run import plan
     from attnbench.harness.run.candidates import Candidates
@@ -102,7 +112,9 @@ def _real(request: "Request", values: dict[str, Any]) -> float:
     environment.pin_allocator()
     planned = plan.plan(replace(request, metrics=("throughput",)))
     cell = next(cell for cell in planned if cell.mechanism == request.baseline)
-    effort = Effort(1.0, 15, 100_000, float(values["budget"] or 60), half_width=0.02)
+    processes = plan.PRESETS["full"].effort.processes
+    processes = 1 if request.in_process else int(values["processes"] or processes)
+    effort = Effort(0.5, 18, 100_000, float(values["budget"] or 45), processes=processes)
     runs: list[Run] = []
     found = aa.real(
         cell,
@@ -115,7 +127,7 @@ def _real(request: "Request", values: dict[str, Any]) -> float:
         runs.append(run)
         click.echo(
             f"{len(runs):>3}: ratio {run.ratio:.4f}, 95 % interval {run.low:.4f} to {run.high:.4f} "
-            f"after {run.blocks} blocks: {run.verdict}"
+            f"after {run.blocks} blocks in {processes} processes each: {run.verdict}"
         )
     click.echo(f"{cell}, {request.layout}, batch {cell.batch_size}, against itself: {_summary(runs)}")
     click.echo(f"the harness's own share of the time: {median(run.harness_share for run in runs):.1%}")

@@ -129,7 +129,7 @@ def _run(
             in_process=chosen["in_process"],
         )
     )
-    effort = _timing.with_budget(plan.PRESETS[preset], timing["budget"])
+    effort = _timing.adjusted(plan.PRESETS[preset], timing)
     request = plan.Request(**chosen, device=where, batch_size=batch, preset=effort, flags=flags)
     if timing["aa"]:
         return _timing.put_to_the_test(request, timing)

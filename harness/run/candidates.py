@@ -1,7 +1,9 @@
 """Candidates of a throughput group: each a session in a process of its own, all alive, asked in turn.
 
-A candidate that waits sleeps on a pipe, and its threads with it (OMP_WAIT_POLICY=PASSIVE), so the one that
-is timed has the machine to itself; times are taken where the work is, and the pipe is not in them.
+On a CPU a candidate that waits is stopped, threads and all: after its last operator they would spin for a
+while, as torch's do for every user, and what is timed next would pay for it. So each has the machine to
+itself under the waiting policy that the user has. Times are taken where the work is; pipe and stop are not
+in them.
 """
 
 import contextlib
@@ -29,7 +31,18 @@ class Candidates:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._remote: list[RemoteSession] = []
-        self.open = Sessions(self._make).open
+        self._sessions = Sessions(self._make)
+
+    def open(self, cell: Cell) -> Candidate:
+        """The candidate of a cell; those that differ in mode, precision and batch only share a process."""
+        return self._sessions.open(cell)
+
+    def renew(self) -> None:
+        """End all processes; what is opened next lives in new ones."""
+        for session in self._remote:
+            session.end()
+        self._remote.clear()
+        self._sessions = Sessions(self._make)
 
     def _make(self, cell: Cell) -> Candidate:
         if self._request.in_process:
@@ -41,8 +54,7 @@ class Candidates:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for session in self._remote:
-            session.end()
+        self.renew()
 
 
 class RemoteSession:
@@ -50,6 +62,7 @@ class RemoteSession:
 
     def __init__(self, cell: Cell, request: Request) -> None:
         self._cell, self._request = cell, request
+        self._stops = request.device.type == "cpu"  # a GPU's driver has threads that are not ours to stop
         self._worker: Worker | None = None
 
     def prepare(self, cell: Cell, cap: Cap) -> Prepared:
@@ -93,10 +106,13 @@ class RemoteSession:
         if self._worker is None:
             raise RuntimeError("prepare() comes first")
         try:
-            return self._worker.call(method, *args)
+            answer = self._worker.call(method, *args)
         except WorkerError:
             self.end()  # it may be dead, or its CUDA context beyond use
             raise
+        if self._stops:
+            self._worker.pause()
+        return answer
 
 
 def start_session(cell: Cell, device: torch.device, flags: Flags) -> Session:

@@ -1,7 +1,7 @@
 """From a request to cells: what is to be measured, in which order, by which effort."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset("quick", Effort(0.3, 3, 15, 10.0), Recipe(epochs=4), 600.0),
-    "full": Preset("full", Effort(10.0, 15, 400, 180.0), Recipe(epochs=40), 3600.0),
+    "full": Preset("full", Effort(3.0, 18, 400, 180.0, processes=6), Recipe(epochs=40), 3600.0),
 }
 
 
@@ -70,6 +70,11 @@ class Request:
     def limit_s(self) -> float:
         """Seconds that one cell may take."""
         return self.time_limit_s or self.preset.time_limit_s
+
+    def effort(self, regime: str = "") -> Effort:
+        """For a group: in one process where they cannot be several, or might choose batches of their own."""
+        effort = self.preset.effort
+        return replace(effort, processes=1) if self.in_process or regime == "largest" else effort
 
 
 def plan(request: Request) -> Iterator[Cell]:

@@ -120,6 +120,8 @@ def _together(planned: list[Cell], todo: list[Cell], recorder: _Recorder, progre
         for members in groups(planned):
             if any(cell.key() in wanted for cell in members):
                 chosen = [c for c in members if c.key() in wanted or c.mechanism == request.baseline]
-                effort = request.preset.effort
-                group = Group(chosen, request.baseline, effort, journal, request.force)
+                effort = request.effort(members[0].regime)
+                group = Group(
+                    chosen, request.baseline, effort, journal, request.force, renew=candidates.renew
+                )
                 recorder.write(*measure(group, candidates.open, progress))

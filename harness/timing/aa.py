@@ -1,5 +1,8 @@
 """A/A: the same model against itself, again and again; how often is a difference found that is not there?
 
+Each copy is measured in several processes, one after another, so that what differs between processes is in
+the interval; in one process (``--in-process``) there is the margin instead.
+
 The blocks are taken, stopped and judged by the code that judges mechanisms. That it seldom alarms in noise
 worse than a machine's is held by tests, in made-up worlds.
 """
@@ -61,6 +64,10 @@ class Opened(Protocol):
     def open(self) -> Open:
         """Makes the candidate of a cell."""
 
+    @property
+    def renew(self) -> Callable[[], None]:
+        """Ends their processes."""
+
     def __enter__(self) -> Self:
         """Begin."""
 
@@ -91,7 +98,7 @@ def real(
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder, candidates() as opened:
             journal = Path(folder) / "blocks.jsonl"
-            group = Group(copies, cell.mechanism, effort, journal)
+            group = Group(copies, cell.mechanism, effort, journal, renew=opened.renew)
             outcomes = measure(group, opened.open, progress)
         for _, found in outcomes:
             if isinstance(found, Exception):

@@ -7,7 +7,7 @@ after a kill, and never mixed with blocks of other candidates.
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,7 +20,7 @@ class Block(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: int = 1
+    schema_version: int = 2
     group: str
     """Identifies the set of candidates and the conditions; blocks of other groups are not comparable."""
     seconds: dict[str, float]
@@ -30,20 +30,25 @@ class Block(BaseModel):
     sensors: dict[str, dict[str, int | str | bool]] = Field(default_factory=dict)
     rejected: str = ""
     """Why the block does not count."""
+    process: int = 0
+    """Blocks of one number were taken in one process of each candidate."""
 
 
 @dataclass(frozen=True)
 class Effort:
     """How long to measure one group.
 
-    Blocks are taken until each ratio's interval is within ``half_width`` or the budget is spent. What ends
-    it is the width, never whether a difference shows: who stops when one does finds one too often.
+    Blocks are taken, in each of the processes, until each ratio's interval is within ``half_width`` or the
+    budget is spent. What ends it is the width, never whether a difference shows: who stops when one does
+    finds one too often.
 
     Args:
         warmup_s: seconds after which a candidate's warm-up ends though its times still drift.
         min_blocks, max_blocks: bounds on their number, whatever the time.
         budget_s: seconds for the blocks of a group.
         half_width: of the intervals, relative to the ratio, at which they are narrow enough.
+        processes: of each candidate, one after another; blocks and budget are shared out among them. Their
+            number is fixed beforehand.
     """
 
     warmup_s: float
@@ -51,6 +56,15 @@ class Effort:
     max_blocks: int
     budget_s: float
     half_width: float = 0.005
+    processes: int = 1
+
+    def share(self) -> "Effort":
+        """The effort for one of the processes."""
+        n = self.processes
+        blocks = -(-self.min_blocks // n), -(-self.max_blocks // n)
+        return replace(
+            self, min_blocks=blocks[0], max_blocks=blocks[1], budget_s=self.budget_s / n, processes=1
+        )
 
 
 @dataclass
@@ -69,6 +83,19 @@ class Blocks:
         """Seconds per step of a candidate, by block."""
         return [block.seconds[key] for block in self.taken]
 
+    @property
+    def processes(self) -> list[int]:
+        """The process that each block was taken in."""
+        return [block.process for block in self.taken]
+
+    def add(self, later: "Blocks") -> None:
+        """Take in the blocks of the next process."""
+        self.taken += later.taken
+        self.rejected += later.rejected
+        self.failed |= later.failed
+        self.seconds += later.seconds
+        self.sampled_s += later.sampled_s
+
 
 def measure_blocks(
     group: str,
@@ -80,8 +107,9 @@ def measure_blocks(
     done: Iterable[Block] = (),
     on_block: Callable[[Block], None] = lambda block: None,
     draw: random.Random | None = None,
+    process: int = 0,
 ) -> Blocks:
-    """Take blocks until the effort is spent.
+    """Take blocks, in one process of each candidate, until the effort is spent.
 
     A candidate that fails leaves the group; the block in which it did is dropped, so that all that remain
     have the same blocks. A block in which the device was throttled is put aside.
@@ -95,6 +123,7 @@ def measure_blocks(
         done: blocks of an earlier, interrupted run of the same candidates.
         on_block: called with each new block, e.g. to write it down.
         draw: of the orders.
+        process: number that the blocks bear.
     """
     earlier = list(done)
     found = Blocks([b for b in earlier if not b.rejected], [b for b in earlier if b.rejected])
@@ -109,6 +138,7 @@ def measure_blocks(
             check_at = int(len(found.taken) * 1.5) + 1  # seldom: each look costs time, and a little coverage
         block = _block(group, alive, repeats, found, draw)
         if block is not None:
+            block.process = process
             on_block(block)
             (found.rejected if block.rejected else found.taken).append(block)
         alive = {key: sampler for key, sampler in samplers.items() if key not in found.failed}

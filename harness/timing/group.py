@@ -41,6 +41,7 @@ class Group:
         effort: how long.
         journal: file that blocks are kept in.
         force: begin anew, whatever the journal holds.
+        renew: ends the processes of the candidates, so that those opened next live in new ones.
     """
 
     cells: list[Cell]
@@ -48,6 +49,7 @@ class Group:
     effort: Effort
     journal: Path
     force: bool = False
+    renew: Callable[[], None] = lambda: None
     ready: dict[str, Prepared] = field(default_factory=dict, init=False)
     alive: dict[str, Candidate] = field(default_factory=dict, init=False)
     failed: dict[str, Exception] = field(default_factory=dict, init=False)
@@ -80,17 +82,50 @@ def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def measure(group: Group, open_candidate: Open, progress: Progress) -> list[Outcome]:
-    """Measure one group.
+    """Measure one group, in as many processes of each candidate, one after another, as its effort says.
 
     Returns:
         For each cell its measurements, or what went wrong. The cell of a candidate that fails, at whatever
         point, is lost; the others go on.
     """
-    first = group.cells[0]
+    first, effort = group.cells[0], group.effort
     title = " ".join(filter(None, ("throughput,", first.mode, first.precision, first.regime)))
-    progress.phase(title, len(group.cells) + group.effort.max_blocks)
+    progress.phase(title, effort.processes * len(group.cells) + effort.max_blocks)
     tag = group.tag()
+    blocks = _from_journal(group, tag, progress)
+    numbers = _processes(blocks, effort)
+    for number in numbers:
+        _make(group, open_candidate, progress)
+        if number == numbers[0]:  # blocks that lack a candidate which is here now cannot be paired
+            blocks.taken = [block for block in blocks.taken if group.alive.keys() <= block.seconds.keys()]
+        earlier = blocks.taken + blocks.rejected if effort.processes == 1 else []
+        found = _blocks(group, tag, progress, number, earlier)
+        if effort.processes == 1:
+            blocks = found  # the earlier ones among them
+        else:
+            blocks.add(found)
+        for key in found.failed:
+            group.failed[key] = found.failed[key]
+            group.alive.pop(key).close()
+        if number != numbers[-1]:
+            for candidate in group.alive.values():
+                candidate.close()
+            group.alive.clear()
+            group.renew()
+    _verify(group, blocks)
+    context = outcomes.Context(tag, group.by_key, group.ready, blocks, group.baseline_key, effort)
+    outcome: list[Outcome] = [(group.by_key[key], error) for key, error in group.failed.items()]
+    for key, candidate in group.alive.items():
+        outcome.append((group.by_key[key], [outcomes.measurement(context, key, _replay(group, key))]))
+        candidate.close()
+    return outcome
+
+
+def _make(group: Group, open_candidate: Open, progress: Progress) -> None:
+    """Make every candidate that has not failed yet, and warm it up."""
     for key, cell in group.by_key.items():
+        if key in group.failed:
+            continue
         try:
             group.alive[key] = candidate = open_candidate(cell)
             group.ready[key] = candidate.prepare(cell, Cap(group.effort.warmup_s))
@@ -99,46 +134,44 @@ def measure(group: Group, open_candidate: Open, progress: Progress) -> list[Outc
             if key in group.alive:
                 group.alive.pop(key).close()
         progress.step(f"{cell}: warm-up")
-    blocks = _blocks(group, tag, progress)
-    group.failed |= blocks.failed
-    for key in blocks.failed:
-        group.alive.pop(key).close()
-    _verify(group, blocks)
-    context = outcomes.Context(tag, group.by_key, group.ready, blocks, group.baseline_key, group.effort)
-    found: list[Outcome] = [(group.by_key[key], error) for key, error in group.failed.items()]
-    for key, candidate in group.alive.items():
-        found.append((group.by_key[key], [outcomes.measurement(context, key, _replay(group, key))]))
-        candidate.close()
-    return found
 
 
-def _blocks(group: Group, tag: str, progress: Progress) -> Blocks:
+def _processes(earlier: Blocks, effort: Effort) -> list[int]:
+    """Numbers of the processes still to be started; those that an interrupted run began are gone."""
+    if effort.processes == 1:
+        return [0]
+    begun = set(earlier.processes)
+    first = max(begun, default=-1) + 1
+    return list(range(first, first + max(1, effort.processes - len(begun))))
+
+
+def _blocks(group: Group, tag: str, progress: Progress, process: int, earlier: list[Block]) -> Blocks:
+    """The blocks of one process of each candidate."""
+
     def sampler(key: str) -> Callable[[], Sample]:
         return lambda: group.alive[key].sample(group.ready[key].repeats)
 
-    spent = 0.0
+    effort, spent, made = group.effort.share(), 0.0, len(group.cells)
     journal = _Journal(group.journal)
 
     def keep(block: Block) -> None:
         nonlocal spent
         journal.keep(block)
         spent += sum(block.host[key] * group.ready[key].repeats for key in block.host)
-        share = min(1.0, spent / max(group.effort.budget_s, 1e-9))
-        done = len(group.cells) + round(share * group.effort.max_blocks)
+        share = min(1.0, spent / max(effort.budget_s, 1e-9))
+        done = (process + 1) * made + round((process + share) * effort.max_blocks)
         progress.at_least(done, f"block of {len(block.seconds)}")
 
-    whole = [
-        block for block in _journalled(group, tag, progress) if group.alive.keys() <= block.seconds.keys()
-    ]
     try:
         return measure_blocks(
             tag,
             {key: sampler(key) for key in group.alive},
             {key: group.ready[key].repeats for key in group.alive},
-            group.effort,
+            effort,
             baseline=group.baseline_key,
-            done=whole,
+            done=earlier,
             on_block=keep,
+            process=process,
         )
     finally:
         journal.flush()
@@ -163,11 +196,13 @@ class _Journal:
         self._written = time.monotonic()
 
 
-def _journalled(group: Group, tag: str, progress: Progress) -> list[Block]:
+def _from_journal(group: Group, tag: str, progress: Progress) -> Blocks:
     """Blocks that an interrupted run of the same group has left."""
     if not group.journal.exists():
-        return []
-    return [block for block in store.read_lines(group.journal, Block, progress.say) if block.group == tag]
+        return Blocks()
+    read = store.read_lines(group.journal, Block, progress.say)
+    found = [block for block in read if block.group == tag]
+    return Blocks([b for b in found if not b.rejected], [b for b in found if b.rejected])
 
 
 def _verify(group: Group, blocks: Blocks) -> None:

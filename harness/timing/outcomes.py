@@ -38,6 +38,7 @@ def measurement(context: Context, key: str, replay: Replay | None = None) -> Mea
         "group": context.tag,
         "blocks": len(samples),
         "blocks_rejected": len(blocks.rejected),
+        "process_of_block": blocks.processes,
         "batch_size": ready.batch_size,
         "regime": cell.regime or "fixed",
         "steps_per_sample": ready.repeats,
@@ -78,13 +79,14 @@ def _ratio(context: Context, key: str) -> dict[str, Any]:
         # largest batch that fits: per image, not per step
         scale = context.ready[context.baseline].batch_size / context.ready[key].batch_size
         seconds = [s * scale for s in seconds]
-    interval = statistics.ratio_interval(seconds, reference)
+    interval = statistics.ratio_interval(seconds, reference, context.blocks.processes)
     return baseline | {
         "ratio": interval.ratio,
         "ratio_low": interval.low,
         "ratio_high": interval.high,
         "confidence": interval.confidence,
         "interval": interval.method,
+        "processes": interval.processes,
         "verdict": statistics.verdict(interval),
         "margin": interval.margin,
         "narrow_enough": interval.half_width <= context.effort.half_width,

@@ -47,6 +47,9 @@ class Prepared:
 _FREE = {"cuda": 0.25, "cpu": 0.1}
 """Share of the memory that candidates leave to one another between samples."""
 
+_LEAD_S = 0.5
+"""A cold start takes milliseconds: of longer steps it is too small a share to be worth another step."""
+
 
 class Candidate(Protocol):
     """What the timing loop asks of a session, wherever it lives."""
@@ -89,7 +92,7 @@ class Session:
         self._model: Model = build(cell)
         self._step: Workload | None = None
         self._last = torch.empty(0)
-        self._cold = False
+        self._cold = self._leads = False
 
     def prepare(self, cell: Cell, cap: Cap) -> Prepared:
         """Build the step of a cell and run it until its times settle.
@@ -114,16 +117,25 @@ class Session:
             seconds.append(self._timed(1).device_s)
             spent += seconds[-1]
         repeats = steps_per_sample(min(seconds), self._clock.tick())
+        self._leads = self._device.type == "cpu" and min(seconds) < _LEAD_S
         warmup = warm_up(lambda: self.sample(repeats).device_s, cap, spent)
         macs = plausible.least_macs(self._model, cell, batch)
         ran = executed_impl(self._model, self._setting(cell, batch))
         return Prepared(ran, batch, repeats, warmup, macs, no_sensors)
 
     def sample(self, repeats: int) -> Sample:
-        """Time some steps on images that were not seen before; making them is not timed."""
-        self._workload.refresh()
-        if self._cold:
-            self._workload()  # allocates anew what was given back after the last sample
+        """Time some steps on images that were not seen before; making them is not timed.
+
+        On a CPU a step on the images before goes first, untimed: others have run since, and a loop that runs
+        this model alone would find its threads awake and its caches full.
+        """
+        step = self._workload
+        if self._cold or self._leads:
+            step.draw()
+            step()  # also allocates anew what was given back after the last sample
+            step.show()
+        else:
+            step.refresh()
         sample = self._timed(repeats)
         self._cold = self._give_back()
         return sample

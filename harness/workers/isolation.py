@@ -56,7 +56,7 @@ class Worker:
     """
 
     def __init__(self, factory: Callable[..., Any], *args: Any, time_limit_s: float | None = None) -> None:
-        self._limit = time_limit_s
+        self._limit, self._paused = time_limit_s, False
         self._log, self._log_path = tempfile.mkstemp(prefix="attnbench-", suffix=".log")
         self._oom_kills = oom_kills()
         self._pipe, theirs = multiprocessing.Pipe()
@@ -80,11 +80,19 @@ class Worker:
         """
         return self._ask((method, args), time_limit_s or self._limit)
 
+    def pause(self) -> None:
+        """Stop the process and all it started until it is called again: its threads may not even spin.
+
+        Where the system cannot stop a process (Windows) they wait in their own way.
+        """
+        if hasattr(signal, "SIGSTOP") and self.alive:
+            self._signal(signal.SIGSTOP)
+            self._paused = True
+
     def close(self) -> None:
         """Kill the process and all it started; harmless if it is gone."""
         if self._process.pid is not None and self._process.exitcode is None:
-            with contextlib.suppress(OSError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             self._process.kill()
             self._process.join()
         if not self._pipe.closed:
@@ -109,9 +117,18 @@ class Worker:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _signal(self, number: int) -> None:
+        """To the process and all it started."""
+        if self._process.pid is not None:
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, number)
+
     def _ask(self, request: tuple[Any, tuple[Any, ...]], limit: float | None) -> Any:
         if not self.alive:
             raise WorkerDied(Cause("crashed", "its process has ended"))
+        if self._paused:
+            self._signal(signal.SIGCONT)
+            self._paused = False
         try:
             self._pipe.send(request)
             if not wait([self._pipe], limit):

@@ -1,5 +1,6 @@
 """A session on real models: warm-up, fresh images, and workloads that lie about what they computed."""
 
+import itertools
 import time
 from dataclasses import replace
 
@@ -171,19 +172,32 @@ def test_a_candidate_that_is_not_finite_is_refused(toy) -> None:
         toy(Broken())
 
 
-def test_each_sample_sees_images_of_its_own(toy) -> None:
-    made = toy(Honest())
-    seen = []
+def test_each_sample_sees_images_of_its_own_after_an_untimed_step_on_those_before(toy) -> None:
+    attention = Honest()
+    made, seen = toy(attention), []
+    attention.register_forward_hook(lambda module, args, out: seen.append(args[0].clone()))
     for _ in range(3):
-        made.sample(1)
-        seen.append(made._workload.images.clone())
-    assert not torch.equal(seen[0], seen[1])
-    assert not torch.equal(seen[1], seen[2])
+        made.sample(2)
+    assert [torch.equal(a, b) for a, b in itertools.pairwise(seen)] == [
+        *(False, True, True),  # on old images; twice on new ones, which are the old ones now
+        *(False, True, True),
+        *(False, True),
+    ]
+
+
+def test_no_step_goes_first_where_steps_are_long(toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_LEAD_S", 1e-6)
+    attention, steps = Honest(), []
+    made = toy(attention)
+    attention.register_forward_hook(lambda *_: steps.append(1))
+    made.sample(3)
+    assert len(steps) == 3
 
 
 def test_where_memory_is_short_a_candidate_gives_it_back_and_the_next_sample_begins_untimed(
     toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(session, "_LEAD_S", 0.0)
     attention = Honest()
     made, steps = toy(attention), []
     attention.register_forward_hook(lambda *_: steps.append(1))

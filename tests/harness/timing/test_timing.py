@@ -1,8 +1,10 @@
 """Blocks, warm-up, clocks, sensors and groups, on work of known length and in worlds of known noise."""
 
 import json
+import math
 import random
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from attnbench.harness.timing.session import Session
 from attnbench.harness.timing.throttle import NvmlSensors, Reading, sensors_of
 from attnbench.harness.timing.warmup import Cap
 from attnbench.progress import QuietProgress
+from attnbench.record import Cell
 
 CPU = torch.device("cpu")
 
@@ -205,6 +208,91 @@ def test_records_of_a_group_are_aligned_and_name_their_baseline(tmp_path: Path) 
     assert fast["verdict"] == "faster"
     assert found["same"].details["verdict"] == "cannot tell"
     assert found["fast"].value == pytest.approx(sorted(found["fast"].samples)[15], rel=0.02)
+
+
+@dataclass
+class Lives:
+    """Opens candidates whose speed differs from one process to the next, as where code and data lie does."""
+
+    world: World
+    between: float = 0.02
+    begun: int = 0
+    slower: dict[str, float] = field(default_factory=dict)
+
+    def open(self, asked: Cell) -> Fake:
+        name = asked.mechanism
+        self.slower.setdefault(name, math.exp(self.world.draw.gauss(0, self.between)))
+        return Fake(self.world, 0.1 * self.slower[name])
+
+    def renew(self) -> None:
+        self.begun += 1
+        self.slower.clear()
+
+
+def test_a_group_is_measured_in_several_processes_and_says_which_block_was_in_which(tmp_path: Path) -> None:
+    lives = Lives(World(noise=0.002))
+    effort = Effort(1, 12, 12, 0, processes=4)
+    group = Group(
+        [cell("baseline"), cell("other")], "baseline", effort, tmp_path / "b.jsonl", False, lives.renew
+    )
+    found = {c.mechanism: m[0] for c, m in measure(group, lives.open, QuietProgress())}  # type: ignore[index]
+    details = found["other"].details
+    assert lives.begun == 3
+    assert details["process_of_block"] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert (details["interval"], details["processes"], details["margin"]) == ("processes", 4, 0.0)
+    assert details["ratio_low"] < 1 < details["ratio_high"]
+    lines = (tmp_path / "b.jsonl").read_text().splitlines()
+    assert [json.loads(line)["process"] for line in lines] == details["process_of_block"]
+
+
+def test_what_an_interrupted_run_left_counts_and_its_processes_are_not_begun_again(tmp_path: Path) -> None:
+    def run(processes: int, lives: Lives) -> list[int]:
+        effort = Effort(1, 2 * processes, 2 * processes, 0, processes=processes)
+        group = Group([cell("a"), cell("b")], "a", effort, tmp_path / "b.jsonl", False, lives.renew)
+        return measure(group, lives.open, QuietProgress())[0][1][0].details["process_of_block"]  # type: ignore[index]
+
+    assert run(2, Lives(World())) == [0, 0, 1, 1]
+    later = Lives(World())
+    assert run(4, later) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert later.begun == 1
+
+
+def test_a_candidate_that_fails_in_a_later_process_is_lost_and_the_others_go_on(tmp_path: Path) -> None:
+    world, opened = World(), []
+
+    def open_candidate(asked: Cell) -> Fake:
+        opened.append(asked.mechanism)
+        return Fake(world, fails_at=2 if opened.count("bad") == 2 and asked.mechanism == "bad" else None)
+
+    group = Group(
+        [cell(n) for n in ("a", "bad", "b")], "a", Effort(1, 9, 9, 0, processes=3), tmp_path / "b.jsonl"
+    )
+    found = {c.mechanism: m for c, m in measure(group, open_candidate, QuietProgress())}
+    assert isinstance(found["bad"], RuntimeError)
+    assert opened.count("bad") == 2
+    assert opened.count("b") == 3
+    assert found["b"][0].details["processes"] == 3  # type: ignore[index]
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.05])
+def test_intervals_of_several_processes_hold_across_processes(tmp_path: Path, ratio: float) -> None:
+    """Forty runs of a known ratio, of copies that differ by 1 % from process to process."""
+    missed = 0
+    for run in range(40):
+        lives = Lives(World(noise=0.01, draw=random.Random(f"{ratio} {run}")), between=0.01)
+
+        def open_candidate(asked: Cell, lives: Lives = lives) -> Fake:
+            made = lives.open(asked)
+            made.step_s /= ratio if asked.mechanism == "other" else 1
+            return made
+
+        effort = Effort(0, 18, 60, 1e9, half_width=0.01, processes=6)
+        group = Group([cell("a"), cell("other")], "a", effort, tmp_path / str(run), False, lives.renew)
+        outcomes = {c.mechanism: m[0] for c, m in measure(group, open_candidate, QuietProgress())}  # type: ignore[index]
+        details = outcomes["other"].details
+        missed += not details["ratio_low"] <= ratio <= details["ratio_high"]
+        assert details["ratio_high"] / details["ratio_low"] < 1.12
+    assert missed <= 5  # 2 expected
 
 
 def test_without_a_baseline_there_is_no_verdict(tmp_path: Path) -> None:

@@ -103,6 +103,28 @@ def test_calls_reach_one_object_in_another_process(child: Callable[..., object])
     assert gone_within(worker.pid or 0, 5)
 
 
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_worker_that_waits_is_stopped_goes_on_when_called_and_can_be_ended(
+    child: Callable[..., object],
+) -> None:
+    worker = Worker(child, 40, time_limit_s=60)
+    pid = worker.call("pid")
+    for _ in range(3):
+        worker.pause()
+        deadline = time.monotonic() + 30
+        while state(pid) != "T" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert state(pid) == "T"  # all its threads, whatever they did
+        assert worker.call("add", 1) > 40
+        assert state(pid) != "T"
+    worker.pause()
+    worker.close()
+    assert gone_within(pid, 30)
+
+
 def test_an_exception_is_told_and_the_worker_stays(child: Callable[..., object]) -> None:
     with Worker(child, time_limit_s=60) as worker:
         with pytest.raises(WorkerError, match=r"^TypeError: .*int.*str") as caught:
@@ -216,21 +238,31 @@ def test_a_start_costs_a_fraction_of_importing_torch(child: Callable[..., object
 
 PARENT = """
 import sys
+import time
 sys.path.insert(0, {folder!r})
 from attnbench_test_child import Child
 from attnbench.harness.workers.isolation import Worker
 
 if __name__ == "__main__":
     with Worker(Child, time_limit_s=600) as worker:
+        if {paused}:
+            worker.pause()
+            print(worker.pid, flush=True)
+            time.sleep(600)
         print(worker.pid, flush=True)
         worker.call("hang")
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_orphan_is_left(child: Callable[..., object], tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("how", "paused"),
+    [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGTERM, False), (signal.SIGINT, True)],
+)
+def test_no_orphan_is_left(
+    child: Callable[..., object], tmp_path: Path, how: signal.Signals, paused: bool
+) -> None:
     script = tmp_path / "parent.py"
-    script.write_text(PARENT.format(folder=str(tmp_path)))
+    script.write_text(PARENT.format(folder=str(tmp_path), paused=paused))
     parent = subprocess.Popen(
         [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
