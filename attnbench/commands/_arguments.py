@@ -1,4 +1,4 @@
-"""What the commands share: options, and the reading of their values."""
+"""What the commands share: options that several have, and the writing of what they say."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from attnbench import registry
+from attnbench.commands import _types
 from attnbench.errors import AttnbenchError, UnknownNameError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -45,6 +46,66 @@ def plugin_option(command: Command) -> Command:
     )(command)
 
 
+def settings_option(command: Command) -> Command:
+    """``--set OPTION=VALUE``, repeatable, on a command; it takes ``settings``, a dictionary."""
+
+    def collect(context: click.Context, parameter: click.Parameter, pairs: tuple[Any, ...]) -> dict[str, Any]:
+        settings = dict(pairs)
+        if len(settings) < len(pairs):
+            twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
+            raise click.BadParameter(f"{twice} is given twice", context, parameter)
+        return settings
+
+    return click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        type=_types.Setting(),
+        metavar="OPTION=VALUE",
+        callback=collect,
+        help="Option of the mechanism, as JSON or a word; a list has one value per stage. May be repeated.",
+    )(command)
+
+
+def output_option(command: Command) -> Command:
+    """``--output FILE`` on a command; it takes ``output``, a path or ``None``."""
+    return click.option(
+        "--output",
+        type=_types.OutputFile(),
+        metavar="FILE",
+        help="Write there instead of to the terminal.",
+    )(command)
+
+
+def deliver(text: str, output: Path | None) -> None:
+    """Write a text, which ends its last line itself, to the file, or to the terminal where there is none.
+
+    Raises:
+        AttnbenchError: the file cannot be written.
+    """
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write(output, text)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file.
+
+    Raises:
+        AttnbenchError: it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise AttnbenchError(f"cannot write {path}: {error.strerror}; give another --output") from error
+
+
+def warn(line: str) -> None:
+    """Tell the user, beside the output."""
+    click.echo(f"warning: {line}", err=True)
+
+
 def names(kind: str, text: str, known: list[str] | tuple[str, ...]) -> tuple[str, ...]:
     """Comma-separated names in the order given, each once; UnknownNameError where one is not known."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
@@ -74,13 +135,6 @@ def option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise AttnbenchError(f"cannot write {path}: {error.strerror}; give another --output") from error
-
-
 def format_name(form: str) -> str:
     """A format that tables are rendered in; said here again, since importing the renderer takes a while.
 
@@ -103,8 +157,3 @@ def positive(option: str, text: str, default: int, least: int = 1) -> int:
     if value < least:
         raise AttnbenchError(f"--{option} must be a whole number of at least {least}, got {text!r}")
     return value
-
-
-def warn(line: str) -> None:
-    """Tell the user, beside the output."""
-    click.echo(f"warning: {line}", err=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from attnbench import baselines, registry
-from attnbench.commands._arguments import names, positive
+from attnbench import baselines
+from attnbench.commands import _types
 from attnbench.errors import AttnbenchError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ REGIMES = ("fixed", "largest", "latency")
 _OPTIONS = (
     click.option(
         "--baseline",
+        type=_types.BASELINE,
         default=baselines.BASELINE,
         show_default=True,
         metavar="NAME",
@@ -27,24 +28,33 @@ _OPTIONS = (
     ),
     click.option(
         "--regime",
+        type=_types.Names("regime", REGIMES),
         default="fixed",
         show_default=True,
         metavar="A,B",
         help="Batch for throughput: fixed, largest that fits, latency (of one image).",
     ),
-    click.option("--threads", default="", metavar="N", help="Of torch on a CPU.  [default: torch's choice]"),
+    click.option(
+        "--threads",
+        type=_types.THREADS,
+        metavar="N",
+        help="Of torch on a CPU, at most the CPUs there are.  [default: torch's choice]",
+    ),
     click.option("--tf32", is_flag=True, help="Allow TF32, in matrix products and convolutions alike."),
     click.option(
-        "--budget", default="", metavar="SECONDS", help="For each group's blocks.  [default: the preset's]"
+        "--budget",
+        type=_types.SECONDS,
+        metavar="SECONDS",
+        help="For each group's blocks.  [default: the preset's]",
     ),
     click.option(
         "--processes",
-        default="",
+        type=_types.Whole(1, 1000),
         metavar="N",
         help="Of each candidate, one after another.  [default: 1 with quick, 6 with full]",
     ),
     click.option("--aa", is_flag=True, help="Compare the baseline with itself: how often is that an alarm?"),
-    click.option("--runs", default="", metavar="N", help="With --aa.  [default: 20]"),
+    click.option("--runs", type=_types.Whole(1, 10**6), metavar="N", help="With --aa.  [default: 20]"),
 )
 
 
@@ -59,20 +69,16 @@ def read(values: dict[str, Any]) -> dict[str, Any]:
     """The options as fields of a request, but for ``flags``, which need torch.
 
     Raises:
-        AttnbenchError: an unknown name, or a number that is none.
+        AttnbenchError: options that do not go together.
     """
     baseline = values["baseline"]
-    if baseline != "none":
-        (baseline,) = names("mechanism", baseline, [*registry.names(), *baselines.TITLES]) or ("",)
     if values["aa"] and baseline == "none":
         raise AttnbenchError("--aa compares the baseline with itself: give one with --baseline NAME")
-    positive("threads", values["threads"], 0)
-    positive("budget", values["budget"], 0)
-    positive("runs", values["runs"], 0)
-    positive("processes", values["processes"], 0)
+    if values["runs"] and not values["aa"]:
+        raise AttnbenchError("--runs belongs to --aa: give both, or neither")
     return {
         "baseline": "" if baseline == "none" else baseline,
-        "regimes": names("regime", values["regime"], REGIMES),
+        "regimes": values["regime"],
     }
 
 
@@ -80,7 +86,7 @@ def adjusted(preset: "Preset", values: dict[str, Any]) -> "Preset":
     """The preset, with another number of processes, or another budget and as many blocks as fit into it."""
     effort = preset.effort
     if values["processes"]:
-        effort = replace(effort, processes=int(values["processes"]))
+        effort = replace(effort, processes=values["processes"])
     if values["budget"]:
         effort = replace(effort, budget_s=float(values["budget"]), max_blocks=100_000)
     return replace(preset, effort=effort)
@@ -113,14 +119,14 @@ def _real(request: "Request", values: dict[str, Any]) -> float:
     planned = plan.plan(replace(request, metrics=("throughput",)))
     cell = next(cell for cell in planned if cell.mechanism == request.baseline)
     processes = plan.PRESETS["full"].effort.processes
-    processes = 1 if request.in_process else int(values["processes"] or processes)
+    processes = 1 if request.in_process else values["processes"] or processes
     effort = Effort(0.5, 18, 100_000, float(values["budget"] or 45), processes=processes)
     runs: list[Run] = []
     found = aa.real(
         cell,
         lambda: Candidates(request),
         effort,
-        positive("runs", values["runs"], 20),
+        values["runs"] or 20,
         QuietProgress(),
     )
     for run in found:

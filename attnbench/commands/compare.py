@@ -11,54 +11,46 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnbench.commands._arguments import plugin_option, warn, write
-from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.commands import _types
+from attnbench.commands._arguments import deliver, output_option, plugin_option, warn
+from attnbench.errors import AttnbenchError
 
 if TYPE_CHECKING:
     from attnbench.regressions import Row
 
-FORMATS = ("md", "csv", "json")
-
 
 @click.command()
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
-@click.option("--format", "form", default="md", show_default=True, help="md, csv or json.")
-@click.option("--output", default="", metavar="FILE", help="Write there instead of to the terminal.")
+@click.argument("before", type=_types.Existing(), metavar="A")
+@click.argument("after", type=_types.Existing(), metavar="B")
+@click.option(
+    "--format", "form", type=_types.OneOf("format", "md", "csv", "json"), default="md", show_default=True
+)
+@output_option
 @click.option(
     "--margin",
-    default="",
+    type=_types.Number(0, 100, below=True),
     metavar="PERCENT",
     help="Speeds closer are alike.  [default: 3; 0 where both sets have several processes per candidate]",
 )
 @click.option("--all", "every", is_flag=True, help="Show what is the same, too (csv and json always do).")
 @plugin_option
-def command(before: str, after: str, form: str, output: str, margin: str, every: bool) -> None:
+def command(
+    before: Path, after: Path, form: str, output: Path | None, margin: float | None, every: bool
+) -> None:
     """Compare the records B with the records A: folders or files, of two commits or two machines.
 
     Exits with status 1 if something became slower, takes more memory or MACs, has other parameters, learns
     worse than the interval of A allows, or fails now. Conditions that differ are named.
     """
-    if form not in FORMATS:
-        raise UnknownNameError("format", form, FORMATS)
-    try:
-        share = float(margin) / 100 if margin else None
-    except ValueError:
-        share = -1.0
-    if share is not None and not 0 <= share < 1:
-        raise AttnbenchError(f"--margin must be a percentage from 0 to 100, got {margin!r}")
     from attnbench import regressions, store
 
-    sides = [store.read(Path(folder), warn) for folder in (before, after)]
+    sides = [store.read(folder, warn) for folder in (before, after)]
     for folder, side in zip((before, after), sides, strict=True):
         if not side:
             raise AttnbenchError(f"no record could be read in {folder}; give a folder or file of records")
-    rows = regressions.compare(sides[0], sides[1], share)
+    rows = regressions.compare(*sides, None if margin is None else margin / 100)
     text = {"md": _markdown, "csv": _csv, "json": _json}[form](rows, regressions.conditions(rows), every)
-    if output:
-        write(Path(output), text)
-    else:
-        click.echo(text, nl=False)
+    deliver(text, output)
     worse = [row for row in rows if row.regression]
     for row in worse if form != "md" or output else ():
         click.echo(f"{row.verdict}: {row.cell}: {row.name}", err=True)

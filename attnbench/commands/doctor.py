@@ -7,23 +7,32 @@ from pathlib import Path
 
 import click
 
+from attnbench.commands import _types
 from attnbench.commands._arguments import DEFAULT_OUT, before_torch
-from attnbench.errors import UnknownNameError
 
 _SIGNS = {"ok": "ok", "absent": "--", "problem": "!!"}
 
 
 @click.command()
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-@click.option("--format", "form", default="text", show_default=True, help="text or json")
-@click.option("--out", default=DEFAULT_OUT, show_default=True, metavar="DIR", help="Where records would go.")
-def command(device: str, form: str, out: str) -> None:
+@click.option(
+    "--device", type=_types.Device(), default="auto", show_default=True, help="cpu, cuda, cuda:N or auto."
+)
+@click.option(
+    "--format", "form", type=_types.OneOf("format", "text", "json"), default="text", show_default=True
+)
+@click.option(
+    "--out",
+    type=_types.Folder(),
+    default=DEFAULT_OUT,
+    show_default=True,
+    metavar="DIR",
+    help="Where records would go.",
+)
+def command(device: str, form: str, out: Path) -> None:
     """Say what is installed and what each back end can do here, by running it, and what to do about the rest.
 
     Exits with status 1 if 'attnbench run' cannot work; that something optional is absent is no failure.
     """
-    if form not in ("text", "json"):
-        raise UnknownNameError("format", form, ("text", "json"))
     before_torch()
     from attnbench.harness.workers import processes
 
@@ -31,7 +40,7 @@ def command(device: str, form: str, out: str) -> None:
     from attnbench.harness import doctor, environment
 
     findings = []
-    for finding in doctor.examine(environment.resolve_device(device), Path(out)):
+    for finding in doctor.examine(environment.resolve_device(device), out):
         findings.append(finding)
         if form == "text":
             click.echo(f"{_SIGNS[finding.state]}  {finding.name:<16} {finding.says}")

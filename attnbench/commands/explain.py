@@ -6,39 +6,58 @@ from typing import Any
 
 import click
 
-from attnbench import baselines, registry
+from attnbench import baselines
+from attnbench.commands import _types
 from attnbench.commands._arguments import (
     before_torch,
-    choice,
-    names,
-    option,
+    deliver,
+    output_option,
     plugin_option,
-    positive,
+    settings_option,
     warn,
-    write,
 )
 from attnbench.errors import AttnbenchError
 
-FORMATS = ("text", "md", "json")
-
 
 @click.command()
-@click.argument("mechanism")
+@click.argument("mechanism", type=_types.MODEL)
 @click.option(
-    "--baseline", default=baselines.BASELINE, show_default=True, help="Compared with; none: nothing."
+    "--baseline",
+    type=_types.BASELINE,
+    default=baselines.BASELINE,
+    show_default=True,
+    help="Compared with; none: nothing.",
 )
-@click.option("--layout", default="swin_t", show_default=True, help="Layout the mechanism is dropped into.")
-@click.option("--mode", default="infer", show_default=True, help="infer or train.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, or amp (bfloat16).")
-@click.option("--batch-size", default="", metavar="N", help="[default: 1 on CPU, 64 on CUDA]")
-@click.option("--resolution", default="", metavar="N", help="Pixels a side.  [default: the layout's]")
-@click.option("--impl", default="auto", show_default=True, help="Implementation of the mechanism.")
-@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the mechanism.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-@click.option("--seconds", default="8", show_default=True, metavar="N", help="To measure for.")
-@click.option("--format", "form", default="text", show_default=True, help="text, md or json.")
-@click.option("--output", default="", metavar="FILE", help="Write there instead of printing.")
-@click.option("--plot", default="", metavar="FILE", help="Draw the roofline (needs matplotlib).")
+@click.option(
+    "--layout",
+    type=_types.LAYOUT,
+    default="swin_t",
+    show_default=True,
+    help="Layout the mechanism is dropped into.",
+)
+@click.option("--mode", type=_types.MODE, default="infer", show_default=True)
+@click.option(
+    "--precision", type=_types.PRECISION, default="fp32", show_default=True, help="amp is bfloat16."
+)
+@click.option("--batch-size", type=_types.BATCH, metavar="N", help="[default: 1 on CPU, 64 on CUDA]")
+@click.option(
+    "--resolution", type=_types.RESOLUTION, metavar="N", help="Pixels a side.  [default: the layout's]"
+)
+@click.option(
+    "--impl", type=_types.IMPL, default="auto", show_default=True, help="Implementation of the mechanism."
+)
+@settings_option
+@click.option(
+    "--device", type=_types.Device(), default="auto", show_default=True, help="cpu, cuda, cuda:N or auto."
+)
+@click.option(
+    "--seconds", type=_types.SECONDS, default=8, show_default=True, metavar="N", help="To measure for."
+)
+@click.option(
+    "--format", "form", type=_types.OneOf("format", "text", "md", "json"), default="text", show_default=True
+)
+@output_option
+@click.option("--plot", type=_types.Plot(), metavar="FILE", help="Draw the roofline (needs matplotlib).")
 @plugin_option
 def command(
     mechanism: str,
@@ -46,15 +65,15 @@ def command(
     layout: str,
     mode: str,
     precision: str,
-    batch_size: str,
-    resolution: str,
+    batch_size: int | None,
+    resolution: int | None,
     impl: str,
-    settings: tuple[str, ...],
+    settings: dict[str, Any],
     device: str,
-    seconds: str,
+    seconds: int,
     form: str,
-    output: str,
-    plot: str,
+    output: Path | None,
+    plot: Path | None,
 ) -> None:
     """Say why MECHANISM is slower (or faster) than its MACs, beside a baseline.
 
@@ -63,20 +82,7 @@ def command(
     """
     from attnbench.layouts import get_layout
 
-    for kind, text, known in (
-        ("mode", mode, ("infer", "train")),
-        ("precision", precision, ("fp32", "amp")),
-        ("format", form, FORMATS),
-    ):
-        choice(kind, text, known)
-    for name in filter(None, (mechanism, baseline if baseline != "none" else "")):
-        if not baselines.is_baseline(name):
-            names("mechanism", name, registry.names())
-    side = positive("resolution", resolution, get_layout(layout).img_size)
-    budget = positive("seconds", seconds, 8)
-    batch = positive("batch-size", batch_size, 0)
-    options = dict(option(setting) for setting in settings)
-    if baselines.is_baseline(mechanism) and (impl != "auto" or options):
+    if baselines.is_baseline(mechanism) and (impl != "auto" or settings):
         raise AttnbenchError(f"{mechanism} is a reference model: it takes no --impl and no --set")
     before_torch()
     from attnbench.harness import environment
@@ -90,13 +96,13 @@ def command(
         "metric": "explain",
         "mode": mode,
         "precision": precision,
-        "resolution": side,
-        "batch_size": batch or (64 if where.type == "cuda" else 1),
+        "resolution": resolution or get_layout(layout).img_size,
+        "batch_size": batch_size or (64 if where.type == "cuda" else 1),
         "device": str(where),
     }
     other = baseline if baseline not in ("none", mechanism) else ""
-    chosen = {"mechanism": mechanism, "impl": impl, "options": options}
-    _explain(chosen, other, conditions, budget, form, output, plot)
+    chosen = {"mechanism": mechanism, "impl": impl, "options": settings}
+    _explain(chosen, other, conditions, seconds, form, output, plot)
 
 
 def _explain(
@@ -105,18 +111,20 @@ def _explain(
     conditions: dict[str, Any],
     budget: float,
     form: str,
-    output: str,
-    plot: str,
+    output: Path | None,
+    plot: Path | None,
 ) -> None:
     """The part that needs torch."""
     import torch
 
     from attnbench.harness.explain import gap, text
     from attnbench.harness.explain.plot import roofline
+    from attnbench.harness.models.build import check_buildable
     from attnbench.harness.setting import Setting
     from attnbench.record import Cell
 
     cell = Cell(**chosen, **conditions)
+    check_buildable(cell)
     setting = Setting(torch.device(cell.device), cell.mode, cell.precision, cell.batch_size, cell.resolution)
     found = gap.compare(
         cell,
@@ -126,14 +134,11 @@ def _explain(
         say=lambda what: click.echo(f"{what} ...", err=True),
     )
     if plot:
-        roofline(found, Path(plot))
+        roofline(found, plot)
     if abs(found.subject.outside_s) > 0.05 * found.subject.step_s:
         warn(
             f"operators account for {found.subject.total.seconds / found.subject.step_s:.0%} of the step; "
             "the machine is busy with something else, or --seconds is too short"
         )
     shown = json.dumps(text.content(found), indent=1) if form == "json" else text.markdown(found)
-    if output:
-        write(Path(output), shown + "\n")
-    else:
-        click.echo(shown)
+    deliver(shown + "\n", output)

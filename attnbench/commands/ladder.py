@@ -3,23 +3,32 @@
 import click
 
 from attnbench import registry
-from attnbench.commands._arguments import names, plugin_option
+from attnbench.commands import _types
+from attnbench.commands._arguments import plugin_option
 from attnbench.layouts import get_layout
 from attnbench.rungs import RUNGS
 
 
 @click.command()
-@click.option("--mechanisms", default="", metavar="A,B", help="Names, comma-separated.  [default: all]")
-@click.option("--layout", default="swin_t", show_default=True, help="Layout the mechanisms are dropped into.")
+@click.option(
+    "--mechanisms", type=_types.MECHANISMS, metavar="A,B", help="Names, comma-separated.  [default: all]"
+)
+@click.option(
+    "--layout",
+    type=_types.LAYOUT,
+    default="swin_t",
+    show_default=True,
+    help="Layout the mechanisms are dropped into.",
+)
 @plugin_option
-def command(mechanisms: str, layout: str) -> None:
+def command(mechanisms: tuple[str, ...] | None, layout: str) -> None:
     """Show each mechanism's parameters on the rungs of the isolation ladder.
 
     bare: mixing alone. bias: and the same relative position bias for all. local: and the same depth-wise
     branch for all. authors: as the authors configured it. Measure a rung with 'attnbench run --set rung=bias'
     and show it with 'attnbench table ablation --rung bias'.
     """
-    chosen = names("mechanism", mechanisms, registry.names()) or tuple(registry.names())
+    chosen = mechanisms or registry.names()
     where = get_layout(layout)
     from attnbench.errors import AttnbenchError
     from attnbench.harness.models.matching import cost

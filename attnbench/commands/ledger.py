@@ -4,31 +4,35 @@ import json
 
 import click
 
-from attnbench.commands._arguments import plugin_option, positive
-from attnbench.errors import UnknownNameError
-
-FORMATS = ("md", "csv", "json")
+from attnbench.commands import _types
+from attnbench.commands._arguments import plugin_option
 
 
 @click.command()
-@click.argument("a")
-@click.argument("b")
-@click.option("--format", "form", default="md", show_default=True, help="md, csv or json.")
-@click.option("--resolution", default="224", show_default=True, metavar="N", help="Pixels a side, for MACs.")
+@click.argument("a", type=_types.Word())
+@click.argument("b", type=_types.Word())
+@click.option(
+    "--format", "form", type=_types.OneOf("format", "md", "csv", "json"), default="md", show_default=True
+)
+@click.option(
+    "--resolution",
+    type=_types.RESOLUTION,
+    default=224,
+    show_default=True,
+    metavar="N",
+    help="Pixels a side, for MACs.",
+)
 @plugin_option
-def command(a: str, b: str, form: str, resolution: str) -> None:
+def command(a: str, b: str, form: str, resolution: int) -> None:
     """List everything in which the models A and B differ.
 
     A model is a configuration (biformer_stl), LAYOUT/MECHANISM (swin_t/bra), a reference (timm_swin) or
     timm/MODEL. The differences are derived by comparing modules and parameters; those of parameters and of
     MACs add up to the whole gap between the models.
     """
-    if form not in FORMATS:
-        raise UnknownNameError("format", form, FORMATS)
-    size = positive("resolution", resolution, 224)
     from attnbench.harness.ledger import lines
 
-    rows, totals = lines.of(a, b, size)
+    rows, totals = lines.of(a, b, resolution)
     if form == "json":
         click.echo(json.dumps({"a": a, "b": b, **totals, "rows": [vars(row) for row in rows]}, indent=2))
     else:

@@ -7,29 +7,28 @@ from typing import Any
 import click
 
 from attnbench import registry
+from attnbench.commands import _types
 from attnbench.commands._arguments import plugin_option
-from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.errors import AttnbenchError
 from attnbench.registry import MechanismSpec
 
 
 @click.command("list")
 @click.option(
     "--kind",
+    type=_types.OneOf("kind", "mechanisms", "datasets", "probes", "metrics", "layouts"),
     default="mechanisms",
     show_default=True,
-    help="mechanisms, datasets, probes, metrics or layouts.",
 )
-@click.option("--format", "form", default="text", help="text or json")
+@click.option(
+    "--format", "form", type=_types.OneOf("format", "text", "json"), default="text", show_default=True
+)
 @click.option(
     "--long", "in_full", is_flag=True, help="The catalogue: settings, cost, a picture of the pattern."
 )
 @plugin_option
 def command(kind: str, form: str, in_full: bool) -> None:
     """List the mechanisms, and the files that fail to import; or what else there is."""
-    if form not in ("text", "json"):
-        raise UnknownNameError("format", form, ("text", "json"))
-    if kind not in ("mechanisms", *_OTHERS):
-        raise UnknownNameError("kind", kind, ("mechanisms", *_OTHERS))
     if kind != "mechanisms":
         _print(_OTHERS[kind](), form)
         return

@@ -5,67 +5,115 @@ from typing import Any
 
 import click
 
-from attnbench import baselines, registry
 from attnbench import metrics as metrics_known
-from attnbench.commands import _timing
-from attnbench.commands._arguments import (
-    DEFAULT_OUT,
-    before_torch,
-    names,
-    option,
-    plugin_option,
-    positive,
-    warn,
-)
+from attnbench import registry
+from attnbench.commands import _timing, _types
+from attnbench.commands._arguments import DEFAULT_OUT, before_torch, plugin_option, settings_option, warn
 from attnbench.commands._timing import timing_options
 from attnbench.commands.table import ablation
 
 
 @click.command()
 @click.option(
-    "--mechanisms", default="", metavar="A,B", help="Comma-separated; also timm_swin.  [default: all]"
+    "--mechanisms",
+    type=_types.MODELS,
+    metavar="A,B",
+    help="Comma-separated; also timm_swin.  [default: all]",
 )
 @click.option(
     "--metrics",
-    default="",
+    type=_types.Names("metric", metrics_known.names),
     metavar="A,B",
     help="See 'attnbench list --kind metrics'.  [default: all that need no extra]",
 )
-@click.option("--layout", default="swin_t", show_default=True, help="Layout the mechanisms are dropped into.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-@click.option("--precision", default="fp32,amp", show_default=True, metavar="A,B", help="amp: bfloat16.")
-@click.option("--modes", default="infer,train", show_default=True, metavar="A,B", help="infer, train.")
-@click.option("--batch-size", default="", metavar="N", help="[default: 1 on CPU, 64 on CUDA]")
-@click.option("--resolution", default="", metavar="N", help="Pixels a side.  [default: the layout's]")
-@click.option("--impl", default="auto", show_default=True, help="Implementation of the mechanisms.")
-@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the mechanisms.")
-@click.option("--preset", default="quick", show_default=True, help="quick or full: repeats and epochs.")
-@click.option("--seed", default="0", show_default=True, metavar="N", help="Of weights, inputs and training.")
+@click.option(
+    "--layout",
+    type=_types.LAYOUT,
+    default="swin_t",
+    show_default=True,
+    help="Layout the mechanisms are dropped into.",
+)
+@click.option(
+    "--device", type=_types.Device(), default="auto", show_default=True, help="cpu, cuda, cuda:N or auto."
+)
+@click.option(
+    "--precision",
+    type=_types.PRECISIONS,
+    default="fp32,amp",
+    show_default=True,
+    metavar="A,B",
+    help="amp: bfloat16.",
+)
+@click.option(
+    "--modes",
+    type=_types.MODES,
+    default="infer,train",
+    show_default=True,
+    metavar="A,B",
+    help="infer, train.",
+)
+@click.option("--batch-size", type=_types.BATCH, metavar="N", help="[default: 1 on CPU, 64 on CUDA]")
+@click.option(
+    "--resolution", type=_types.RESOLUTION, metavar="N", help="Pixels a side.  [default: the layout's]"
+)
+@click.option(
+    "--impl",
+    type=_types.IMPL,
+    default="auto",
+    show_default=True,
+    help="Implementation of the mechanisms.",
+)
+@settings_option
+@click.option(
+    "--preset",
+    type=_types.OneOf("preset", "quick", "full"),
+    default="quick",
+    show_default=True,
+    help="Repeats and epochs.",
+)
+@click.option(
+    "--seed",
+    type=_types.SEED,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of weights, inputs and training.",
+)
 @click.option("--force", is_flag=True, help="Measure again what has a record.")
 @click.option(
-    "--time-limit", default="", metavar="SECONDS", help="Of one cell.  [default: 600; 3600 with full]"
+    "--time-limit",
+    type=_types.SECONDS,
+    metavar="SECONDS",
+    help="Of one cell.  [default: 600; 3600 with full]",
 )
 @click.option("--in-process", is_flag=True, help="Measure here, not in a fresh process for each cell.")
-@click.option("--out", default=DEFAULT_OUT, show_default=True, metavar="DIR", help="Where records are kept.")
+@click.option(
+    "--out",
+    type=_types.Folder(),
+    default=DEFAULT_OUT,
+    show_default=True,
+    metavar="DIR",
+    help="Where records are kept.",
+)
 @timing_options
 @plugin_option
 def command(
-    mechanisms: str,
-    metrics: str,
+    mechanisms: tuple[str, ...] | None,
+    metrics: tuple[str, ...] | None,
     layout: str,
     device: str,
-    precision: str,
-    modes: str,
-    batch_size: str,
-    resolution: str,
+    precision: tuple[str, ...],
+    modes: tuple[str, ...],
+    batch_size: int | None,
+    resolution: int | None,
     impl: str,
-    settings: tuple[str, ...],
+    settings: dict[str, Any],
     preset: str,
-    seed: str,
+    seed: int,
     force: bool,
-    time_limit: str,
+    time_limit: int | None,
     in_process: bool,
-    out: str,
+    out: Path,
     **timing: Any,
 ) -> None:
     """Measure what has no record yet, then print the table.
@@ -77,28 +125,23 @@ def command(
     of_timing = _timing.read(timing)
     every_row = dict.fromkeys(filter(None, (*registry.names(), of_timing["baseline"])))
     chosen = {
-        "mechanisms": names("mechanism", mechanisms, [*registry.names(), *baselines.TITLES])
-        or tuple(every_row),
-        "metrics": names("metric", metrics, metrics_known.names())
+        "mechanisms": mechanisms or tuple(every_row),
+        "metrics": metrics
         or tuple(name for name in metrics_known.names() if metrics_known.get(name).default),
-        "precisions": names("precision", precision, ("fp32", "amp")),
-        "modes": names("mode", modes, ("infer", "train")),
-        "layout": get_layout(layout).name,
-        "resolution": positive("resolution", resolution, get_layout(layout).img_size),
-        "seed": positive("seed", seed, 0, least=0),
+        "precisions": precision,
+        "modes": modes,
+        "layout": layout,
+        "resolution": resolution or get_layout(layout).img_size,
+        "seed": seed,
         "impl": impl,
-        "options": dict(option(setting) for setting in settings),
+        "options": settings,
         "force": force,
         "in_process": in_process,
-        "time_limit_s": float(positive("time-limit", time_limit, 0)),
-        "out": Path(out),
+        "time_limit_s": float(time_limit or 0),
+        "out": out,
         **of_timing,
     }
-    names("preset", preset, ("quick", "full"))
-    every = {impl for name in registry.names() for impl in registry.get(name).implementations}
-    names("implementation", impl, ["auto", *sorted(every)])
-    batch = positive("batch-size", batch_size, 0)
-    _run(chosen, bool(mechanisms), device, batch, preset, timing)
+    _run(chosen, bool(mechanisms), device, batch_size or 0, preset, timing)
 
 
 def _run(
@@ -116,7 +159,7 @@ def _run(
     from attnbench.progress import make_progress
 
     where = environment.resolve_device(device)
-    flags = Flags(tf32=timing["tf32"], threads=int(timing["threads"]) if timing["threads"] else None)
+    flags = Flags(tf32=timing["tf32"], threads=timing["threads"])
     flags.apply()  # before anything asks how many threads there are
     batch = batch or (64 if where.type == "cuda" else 1)
     chosen["mechanisms"] = tuple(

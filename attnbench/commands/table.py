@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from attnbench.commands import _types
 from attnbench.commands._arguments import (
     DEFAULT_OUT,
     before_torch,
-    format_name,
+    deliver,
+    output_option,
     plugin_option,
-    positive,
     warn,
-    write,
 )
-from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.errors import AttnbenchError
 from attnbench.rungs import AUTHORS, RUNGS
 
 if TYPE_CHECKING:
@@ -26,32 +26,52 @@ TABLES = ("ablation", "table1", "table5", "table6", "table7", "figure1", "classi
 
 
 @click.command()
-@click.argument("name")
-@click.option("--records", default="", metavar="DIR", help=f"[default: {DEFAULT_OUT}/records]")
-@click.option("--format", "form", default="md", show_default=True, help="md, csv, latex or html.")
-@click.option("--output", default="", metavar="FILE", help="Write there instead of to the terminal.")
-@click.option("--layout", default="", help="ablation: layout to show.  [default: the newest record's]")
+@click.argument("name", type=_types.OneOf("table", *TABLES))
 @click.option(
-    "--resolution", default="", metavar="N", help="ablation: pixels.  [default: the newest record's]"
+    "--records",
+    type=_types.Existing(),
+    metavar="DIR",
+    help=f"Folder or file of records.  [default: {DEFAULT_OUT}/records]",
 )
-@click.option("--device", default="", help="Device to show.  [default: the newest record's]")
-@click.option("--explain", nargs=2, metavar="ROW COLUMN", help="Tell where one cell comes from.")
-@click.option("--rung", default="", help="ablation, table5: bare, bias, local or authors (docs/ladder.md).")
+@click.option("--format", "form", type=_types.TABLE_FORMAT, default="md", show_default=True)
+@output_option
+@click.option(
+    "--layout",
+    type=_types.Word(),
+    help="ablation: layout to show.  [default: that of most records]",
+)
+@click.option(
+    "--resolution",
+    type=_types.RESOLUTION,
+    metavar="N",
+    help="ablation: pixels.  [default: the newest record's]",
+)
+@click.option(
+    "--device", type=_types.Device(auto=False), help="Device to show.  [default: the newest record's]"
+)
+@click.option(
+    "--explain",
+    type=_types.Word(),
+    nargs=2,
+    metavar="ROW COLUMN",
+    help="Tell where one cell comes from.",
+)
+@click.option("--rung", type=_types.OneOf("rung", *RUNGS), help="ablation, table5: see docs/ladder.md.")
 @click.option("--fill", is_flag=True, help="Count the parameters and MACs that have no record, first.")
-@click.option("--plot", default="", metavar="FILE", help="figure1: draw it (needs matplotlib).")
+@click.option("--plot", type=_types.Plot(), metavar="FILE", help="figure1: draw it (needs matplotlib).")
 @plugin_option
 def command(
     name: str,
-    records: str,
+    records: Path | None,
     form: str,
-    output: str,
-    layout: str,
-    resolution: str,
-    device: str,
+    output: Path | None,
+    layout: str | None,
+    resolution: int | None,
+    device: str | None,
     explain: tuple[str, str] | None,
-    rung: str,
+    rung: str | None,
     fill: bool,
-    plot: str,
+    plot: Path | None,
 ) -> None:
     """Render records as the table NAME, or tell where one of its cells comes from.
 
@@ -59,35 +79,27 @@ def command(
     beside ours: table1 (its variants), table5 (attention mechanisms), table6 (from Swin-T to BiFormer, step
     by step), table7 (S and k), figure1 (throughput) or classification.
     """
-    if name not in TABLES:
-        raise UnknownNameError("table", name, TABLES)
-    size = positive("resolution", resolution, 0)
-    format_name(form)
-    _check(name, layout, size, fill, plot, rung)
-    folder = Path(records or f"{DEFAULT_OUT}/records")
+    _check(name, bool(layout or resolution), fill, plot, rung)
+    folder = records or Path(f"{DEFAULT_OUT}/records")
     if fill:
-        _fill(name, folder, rung)
+        _fill(name, folder, rung or AUTHORS)
     found = _read(folder, must=bool(records) or name == "ablation")
-    table = _build(name, found, layout, size, device, rung)
+    table = _build(name, found, layout, resolution, device, rung or AUTHORS)
     if plot:
         from attnbench.tables.throughput_plot import plot as draw
 
-        draw(table, Path(plot))
+        draw(table, plot)
     if explain:
         text = _explain(name, table, folder, *explain)
     else:
         from attnbench.tables import render
 
         text = render.render(table, form)
-    if output:
-        write(Path(output), text)
-    else:
-        click.echo(text, nl=False)
+    deliver(text, output)
 
 
 def ablation(records: Path, form: str, layout: str | None, resolution: int | None, device: str | None) -> str:
     """The ablation table of records, rendered; ``None`` for what the newest record has."""
-    format_name(form)
     from attnbench import certificates, store, tables
     from attnbench.tables import render
 
@@ -96,24 +108,18 @@ def ablation(records: Path, form: str, layout: str | None, resolution: int | Non
     return render.render(tables.ablation(found, layout=layout, resolution=resolution, device=device), form)
 
 
-def _check(name: str, layout: str, size: int, fill: bool, plot: str, rung: str) -> None:
+def _check(name: str, sized: bool, fill: bool, plot: Path | None, rung: str | None) -> None:
     """Raise AttnbenchError for options that a table does not have."""
-    if name != "ablation" and (layout or size):
+    if name != "ablation" and sized:
         raise AttnbenchError(
             f"{name} has its own layouts at 224 px; --layout and --resolution are of ablation"
         )
     if name == "ablation" and fill:
         raise AttnbenchError("ablation shows what there is; 'attnbench run --metrics params,macs' adds to it")
-    if rung and rung not in RUNGS:
-        raise UnknownNameError("rung", rung, RUNGS)
     if rung and name not in ("ablation", "table5"):
         raise AttnbenchError(f"{name} compares whole models; --rung is of ablation and table5")
-    if plot:
-        if name != "figure1":
-            raise AttnbenchError(f"--plot draws figure1, got {name}; 'attnbench complexity' has a plot too")
-        from attnbench.figures import check_plottable
-
-        check_plottable(Path(plot))
+    if plot and name != "figure1":
+        raise AttnbenchError(f"--plot draws figure1, got {name}; 'attnbench complexity' has a plot too")
 
 
 def _read(folder: Path, must: bool) -> "list[Measurement]":
@@ -128,22 +134,27 @@ def _read(folder: Path, must: bool) -> "list[Measurement]":
 
 
 def _build(
-    name: str, found: "Sequence[Measurement]", layout: str, size: int, device: str, rung: str
+    name: str,
+    found: "Sequence[Measurement]",
+    layout: str | None,
+    size: int | None,
+    device: str | None,
+    rung: str,
 ) -> "Table":
     from attnbench import tables
 
     if name == "ablation":
         return tables.ablation(
             found,
-            layout=layout or None,
-            resolution=size or None,
-            device=device or None,
-            rung=rung or AUTHORS,
+            layout=layout,
+            resolution=size,
+            device=device,
+            rung=rung,
         )
     from attnbench.tables.paper_table import beside
     from attnbench.tables.papers import get_paper_table
 
-    return beside(get_paper_table(name).on_rung(rung or AUTHORS), found, device or None)
+    return beside(get_paper_table(name).on_rung(rung), found, device)
 
 
 def _fill(name: str, folder: Path, rung: str) -> None:
@@ -156,7 +167,7 @@ def _fill(name: str, folder: Path, rung: str) -> None:
     from attnbench.tables.paper_table import beside, missing_static
     from attnbench.tables.papers import get_paper_table
 
-    spec = get_paper_table(name).on_rung(rung or AUTHORS)
+    spec = get_paper_table(name).on_rung(rung)
     ours = {line.name: line.model for line in spec.lines() if line.model}
     found = store.read(folder, warn) if folder.exists() else []
     models = [ours[row] for row in missing_static(beside(spec, found), list(ours))]

@@ -11,6 +11,16 @@ Model = Backbone | TimmSwin
 """Either has ``layout``, ``attentions()`` and the formulas ``macs``, ``macs_backward``, and so on."""
 
 
+def check_buildable(cell: Cell) -> None:
+    """Build the model without weights, so that a wrong option is told before anything is measured.
+
+    Raises:
+        AttnbenchError: it cannot be built.
+    """
+    with torch.device("meta"):
+        build(cell)
+
+
 def build(cell: Cell, impl: str | None = None) -> Model:
     """The model of a cell, with weights drawn from the cell's seed, on torch's default device.
 

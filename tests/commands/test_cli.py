@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import call
 
 from attnbench.record import SCHEMA
 
@@ -192,15 +193,18 @@ MISTAKES = {
     "layout": (_run("--layout", "swin_s"), "unknown layout 'swin_s'; did you mean swin_t"),
     "device": (_run("--device", "tpu"), "unknown device 'tpu'"),
     "absent device": (_run("--device", "cuda:99"), "device 'cuda:99' is absent here"),
-    "resolution 0": (_run("--resolution", "0"), "--resolution must be a whole number of at least 1, got '0'"),
-    "resolution text": (_run("--resolution", "big"), "--resolution must be a whole number"),
-    "batch size": (_run("--batch-size", "-2"), "--batch-size must be a whole number"),
-    "seed": (_run("--seed", "-1"), "--seed must be a whole number of at least 0"),
+    "resolution 0": (
+        _run("--resolution", "0"),
+        "must be a whole number from 1 to 65536, got '0'",
+    ),
+    "resolution text": (_run("--resolution", "big"), "'--resolution': must be a whole number"),
+    "batch size": (_run("--batch-size", "-2"), "'--batch-size': must be a whole number"),
+    "seed": (_run("--seed", "-1"), "'--seed': must be a whole number from 0"),
     "precision": (_run("--precision", "fp8"), "unknown precision 'fp8'"),
     "mode": (_run("--modes", "test"), "unknown mode 'test'"),
     "preset": (_run("--preset", "slow"), "unknown preset 'slow'"),
     "impl": (_run("--impl", "cudnn"), "unknown implementation"),
-    "setting": (_run("--set", "topk"), "--set must be OPTION=VALUE, got 'topk'"),
+    "setting": (_run("--set", "topk"), "'--set': must be OPTION=VALUE, got 'topk'"),
     "option value": (_run("--mechanisms", "bra", "--set", "topk=99"), "bra cannot be built"),
     "option name": (_run("--mechanisms", "full", "--set", "topk=1"), "unexpected keyword argument 'topk'"),
     "plugin": (_run("--plugin", "nowhere.py"), "is not a Python file"),
@@ -210,7 +214,7 @@ MISTAKES = {
     "no records": (["table", "ablation"], "no records at"),
     "format": (["table", "ablation", "--records", "file", "--format", "pdf"], "unknown format 'pdf'"),
     "unwritable": (_run("--out", "file"), "cannot write file"),
-    "golden": (["check", "--golden", "nowhere"], "is not a golden manifest"),
+    "golden": (["check", "--golden", "."], "is not a golden manifest"),
 }
 
 
@@ -218,9 +222,9 @@ MISTAKES = {
 def test_mistake_is_one_clear_line_and_status_2(tmp_path: Path, mistake: str) -> None:
     (tmp_path / "file").touch()
     arguments, message = MISTAKES[mistake]
-    result = attnbench(*arguments, cwd=tmp_path)
-    assert result.returncode == 2, result.stdout + result.stderr
-    (line,) = result.stderr.splitlines()
+    said = call(*arguments, cwd=tmp_path)
+    assert said.status == 2, said
+    (line,) = said.err.splitlines()
     assert message in line
     assert line.startswith("attnbench: error: ")
 

@@ -51,7 +51,7 @@ def test_baseline_regimes_threads_and_precision_are_in_the_record(tmp_path: Path
     [
         (("--baseline", "swin"), "swin"),
         (("--regime", "largets"), "did you mean"),
-        (("--threads", "none"), "--threads must be a whole number"),
+        (("--threads", "none"), "'--threads': must be a whole number"),
         (("--aa", "--baseline", "none"), "--aa compares the baseline"),
     ],
 )

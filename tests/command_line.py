@@ -1,0 +1,125 @@
+"""The command line called in this process, so that hundreds of calls take seconds: what it said and did."""
+
+import contextlib
+import io
+import os
+import signal
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from unittest import mock
+
+from attnbench import registry
+from attnbench.__main__ import main
+
+LIMIT_S = 30
+"""A call that takes longer has begun to measure what it should have refused."""
+
+
+class BeganToWorkError(BaseException):
+    """A call took too long to be a refusal."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a call ended with.
+
+    Args:
+        arguments: of the call.
+        status: the exit status; ``None`` where it did not end by itself.
+        out, err: what it wrote.
+        crash: a traceback, or that it began to work; empty if it ended properly.
+    """
+
+    arguments: tuple[str, ...]
+    status: int | None
+    out: str
+    err: str
+    crash: str = ""
+
+    @property
+    def errors(self) -> list[str]:
+        """Lines that begin as an error's does."""
+        return [line for line in self.err.splitlines() if line.startswith("attnbench: error: ")]
+
+    def fault(self) -> str:
+        """What no call may do: a traceback, an error with status 0, a status of its own; else empty."""
+        if self.crash:
+            return self.crash
+        if "Traceback (most recent call last)" in self.out + self.err or "internal error" in self.err:
+            return f"a traceback: {self.err[-500:]}"
+        if self.status == 0 and self.errors:
+            return f"status 0 beside an error: {self.errors[0]}"
+        if self.status not in (0, 1, 2, 3, 4):
+            return f"status {self.status}"
+        if self.status == 2 and len(self.errors) != 1:
+            return f"status 2 with {len(self.errors)} lines of error: {self.err[-500:]!r}"
+        return ""
+
+    def accepted(self) -> str:
+        """Where the call was wrong: why its answer is not a refusal in one line; empty if it is."""
+        if self.fault():
+            return self.fault()
+        if self.status != 2:
+            return f"status {self.status}, not 2: {(self.out + self.err)[:300]!r}"
+        if len(self.err.splitlines()) != 1 or self.out:
+            return f"more than one line: {(self.out + self.err)[:300]!r}"
+        return ""
+
+
+def call(*arguments: str, cwd: Path) -> Said:
+    """Run ``attnbench ARGUMENTS`` here, in a folder, with a registry that forgets the plug-ins afterwards."""
+    out, err = io.StringIO(), io.StringIO()
+    status: int | None = None
+    crash = ""
+    written = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with _in(cwd), _own_registry(), _limited(), written[0], written[1]:
+        try:
+            main(list(arguments))
+        except SystemExit as done:
+            status = done.code if isinstance(done.code, int) else 1
+        except BeganToWorkError:
+            crash = f"began to work, and was stopped after {LIMIT_S} s"
+        except BaseException:
+            crash = traceback.format_exc()
+    return Said(arguments, status, out.getvalue(), err.getvalue(), crash)
+
+
+@contextlib.contextmanager
+def _in(folder: Path) -> Iterator[None]:
+    before, environment = Path.cwd(), dict(os.environ)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@contextlib.contextmanager
+def _own_registry() -> Iterator[None]:
+    """The mechanisms as they are; what a call adds is gone afterwards."""
+    real = registry._state
+    registry.names()
+    copy = registry._State(
+        sources=dict(real.sources or {}), failed=dict(real.failed), registered=dict(real.registered)
+    )
+    with mock.patch.object(registry, "_state", copy):
+        yield
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise BeganToWorkError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
