@@ -11,9 +11,10 @@ from pathlib import Path
 from types import FrameType
 from unittest import mock
 
-from attnbench import registry
+from attnbench import layouts, metrics, plugins
 from attnbench.__main__ import main
 
+RECORDS = Path(__file__).parent / "records" / "schema_1.jsonl"
 LIMIT_S = 30
 """A call that takes longer has begun to measure what it should have refused."""
 
@@ -87,6 +88,11 @@ def call(*arguments: str, cwd: Path) -> Said:
     return Said(arguments, status, out.getvalue(), err.getvalue(), crash)
 
 
+def complain(found: list[tuple[Said, str]]) -> None:
+    """Fail with every call that went wrong and how."""
+    assert not found, "\n".join(f"attnbench {said.arguments}: {why}" for said, why in found)
+
+
 @contextlib.contextmanager
 def _in(folder: Path) -> Iterator[None]:
     before, environment = Path.cwd(), dict(os.environ)
@@ -101,13 +107,20 @@ def _in(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_registry() -> Iterator[None]:
-    """The mechanisms as they are; what a call adds is gone afterwards."""
-    real = registry._state
-    registry.names()
-    copy = registry._State(
-        sources=dict(real.sources or {}), failed=dict(real.failed), registered=dict(real.registered)
-    )
-    with mock.patch.object(registry, "_state", copy):
+    """What is registered, as it is; what a call adds is gone afterwards."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(plugins, "_files", list(plugins._files)))
+        for registry in plugins._registries:
+            registry.names()
+            state = registry.state
+            copy = plugins.State(
+                sources=dict(state.sources or {}),
+                failed=dict(state.failed),
+                registered=dict(state.registered),
+            )
+            stack.enter_context(mock.patch.object(registry, "state", copy))
+        for module in (layouts, metrics):
+            stack.enter_context(mock.patch.dict(module._registered))
         yield
 
 

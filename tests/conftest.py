@@ -1,6 +1,7 @@
 """Options of the test run; benchmarks only when they are asked for."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,16 @@ def isolated_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _is_ours(module: str) -> bool:
     return module.startswith(("attnbench.mechanisms.", "attnbench.harness.data."))
+
+
+@pytest.fixture(scope="module")
+def odd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the calls are made: some files that are not what they seem."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "file").write_text("no JSON\n")
+    (folder / "empty.jsonl").touch()
+    (folder / "folder").mkdir()
+    (folder / "bytes.pth").write_bytes(bytes(range(256)))
+    os.mkfifo(folder / "fifo.jsonl")
+    shutil.copy(Path(__file__).parent / "records" / "schema_1.jsonl", folder / "records.jsonl")
+    return folder
