@@ -48,7 +48,7 @@ def command(
     for folder, side in zip((before, after), sides, strict=True):
         if not side:
             raise AttnbenchError(f"no record could be read in {folder}; give a folder or file of records")
-    rows = regressions.compare(*sides, None if margin is None else margin / 100)
+    rows = regressions.compare(sides[0], sides[1], None if margin is None else margin / 100)
     text = {"md": _markdown, "csv": _csv, "json": _json}[form](rows, regressions.conditions(rows), every)
     deliver(text, output)
     worse = [row for row in rows if row.regression]
