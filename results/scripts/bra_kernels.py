@@ -3,7 +3,7 @@
 Run ``python -m attnbench.results.scripts.bra_kernels``.
 
 Compiles every kernel at every stage of the Swin-T layout (S = 7; k = 1, 4, 16, and in stage 4 all 49), in
-each dtype, for compute capability 8.0 and 9.0, as it would be launched at batch 128, and writes
+each dtype, for compute capability 8.0, 9.0 and 10.0, as it would be launched at batch 128, and writes
 ``results/kernels.csv`` beside this file. About two minutes the first time; Triton caches what it compiled.
 """
 
@@ -20,7 +20,7 @@ from attnbench.mechanisms.bra.triton_launch import Launch, Problem
 from attnbench.results.scripts.kernel_resources import missing, resources
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-CAPABILITIES = (80, 90)
+CAPABILITIES = (80, 90, 100)
 TOPK = (1, 4, 16, 49)
 
 

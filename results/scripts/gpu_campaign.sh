@@ -15,7 +15,8 @@
 # records, certificates and tables to results/. A step that fails or runs out of time is named, and the rest
 # goes on; the exit status is then 1. The limits below add up to 593 s.
 # Runs from a checkout without installing. Carry to a machine without a network the wheels of torch, triton,
-# timm, torchvision, pydantic, click, rich, Jinja2, pandas, scikit-learn, pytest and pytest-benchmark.
+# timm, torchvision, pydantic, click, rich, Jinja2, pandas, scipy, psutil, platformdirs, scikit-learn, pytest
+# and pytest-benchmark.
 # With DEVICE "cpu" it is a rehearsal in the small layout, with small maps, two mechanisms and ten times the limits.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)

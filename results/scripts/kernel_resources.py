@@ -38,7 +38,7 @@ class Resources:
         spills: instructions that store to or load from the stack.
         shared_bytes: of a program.
         loads, wide_loads: instructions that read global memory; those that read 128 bits a thread.
-        products: instructions of the matrix units.
+        products: instructions of the matrix units; on 10.0 one of a whole tile, issued by one thread.
         instructions: all.
     """
 
@@ -78,7 +78,7 @@ def resources(
         arguments: those that are not ``constants``, in order: tensors (on any device, ``meta`` too),
             integers, floats or ``None``.
         constants: compile-time constants by name.
-        capability: of the device, 80 or 90 for 8.0 or 9.0.
+        capability: of the device, 80, 90 or 100 for 8.0, 9.0 or 10.0.
         warps, stages: options of the launch.
 
     Raises:
@@ -134,7 +134,7 @@ def _read(binary: bytes, shared_bytes: int) -> Resources:
         shared_bytes=shared_bytes,
         loads=_count(r"\b(LDG|LDGSTS)\.", code),
         wide_loads=_count(r"\b(LDG|LDGSTS)\.[\w.]*128", code),
-        products=_count(r"\b(HMMA|HGMMA)\.", code),
+        products=_count(r"\b(HMMA|HGMMA)\.|\bUTC\w*MMA\b", code),
         instructions=_count(r"/\*[0-9a-f]{4,}\*/\s+\S.*;", code),
     )
 

@@ -36,7 +36,7 @@ def test_forward_kernels_neither_spill_nor_crowd_and_all_read_wide(dtype, capabi
         if row["kernel"] == "forward":
             assert row["stack_bytes"] == row["spills"] == 0, row
             assert row["registers"] <= most_registers(dtype, capability), row
-        if capability == 90:
+        if capability >= 90:
             assert row["spills"] == 0, row
         if row["kernel"] not in ("backward_lepe", "means"):
             assert row["products"] > 0, row  # the matrix units, float32 too
@@ -52,7 +52,7 @@ def test_the_table_is_complete_and_keeps_to_the_limits():
         if row["kernel"] in kernels
     } == {
         (capability, dtype, stage, kernel)
-        for capability in ("8.0", "9.0")
+        for capability in ("8.0", "9.0", "10.0")
         for dtype in bra_kernels.DTYPES
         for stage in "1234"
         for kernel in kernels
@@ -63,4 +63,4 @@ def test_the_table_is_complete_and_keeps_to_the_limits():
             row
         )
         assert row["stack_bytes"] == "0", row
-    assert all(row["spills"] == "0" for row in table if row["capability"] == "9.0")
+    assert all(row["spills"] == "0" for row in table if row["capability"] != "8.0")
