@@ -7,7 +7,8 @@ import torch
 from click.testing import CliRunner
 
 from attnbench.__main__ import cli
-from attnbench.harness.ledger import lines
+from attnbench.errors import AttnbenchError
+from attnbench.harness.ledger import lines, training
 from attnbench.harness.ledger.differences import compare
 from attnbench.harness.models.backbone import Backbone, create_model
 
@@ -73,3 +74,34 @@ def test_command_prints_one_object() -> None:
     found = json.loads(result.output)
     gap = found["macs"][1] - found["macs"][0]
     assert gap == sum(row["macs"] for row in found["rows"]) != 0
+
+
+def test_training_is_listed_beside_the_attention() -> None:
+    """+1.4 over Swin-T comes with another warm-up, no clipping and repeated augmentation."""
+    rows, names = training.of("swin_t", "biformer_stl")
+    found = {row.aspect: (row.a, row.b) for row in rows}
+    assert names == ("swin_t", "biformer_stl")
+    assert found["schedule.warmup_epochs"] == ("20", "5")
+    assert found["optimizer.clip_grad"] == ("5", "0")
+    assert found["augmentation.repeats"] == ("1", "3")
+    assert found["drop_path"] == ("0.2", "0.1")
+    assert "peak lr" not in found
+    assert all((row.where, row.parameters, row.macs) == ("training", 0, 0) for row in rows)
+
+
+def test_recipes_can_be_named_or_left_out() -> None:
+    assert training.of("swin_t/bra", "swin_t") == ([], None)
+    assert training.of("swin_t", "biformer_stl", "none") == ([], None)
+    rows, _ = training.of("swin_t/bra", "swin_t", "nat_t, cswin_t")
+    assert ("peak lr", "0.001", "0.002") in {(row.aspect, row.a, row.b) for row in rows}
+    with pytest.raises(AttnbenchError, match="--recipes takes two recipes"):
+        training.of("a", "b", "swin_t")
+    with pytest.raises(AttnbenchError, match="unknown recipe 'swin'"):
+        training.of("a", "b", "swin,nat_t")
+
+
+def test_the_command_has_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = CliRunner().invoke(cli, ["ledger", "swin_t", "biformer_stl"])
+    assert out.exit_code == 0, out.output
+    assert "| training | recipe | schedule.warmup_epochs | 20 | 5 | | |" in out.output
+    assert "**attention**" in out.output
