@@ -8,6 +8,7 @@ import click
 from attnbench import registry
 from attnbench.commands._arguments import before_torch, option, plugin_option
 from attnbench.commands._training import PRECISIONS, Change, data_of, folder_name, recipe_of
+from attnbench.errors import AttnbenchError
 from attnbench.layouts import get_layout
 
 if TYPE_CHECKING:
@@ -73,10 +74,14 @@ def read(given: dict[str, Any]) -> dict[str, Any]:
     """
     get_layout(given["layout"])
     registry.get(given["mechanism"])
-    changes = dict(given["changes"])
-    for name, key in (("epochs", "schedule.epochs"), ("global_batch", "global_batch")):
-        if given[name] is not None:
-            changes[key] = given[name]
+    shorthand = {"schedule.epochs": given["epochs"], "global_batch": given["global_batch"]}
+    pairs = [*given["changes"], *((key, value) for key, value in shorthand.items() if value is not None)]
+    changes = dict(pairs)
+    if len(changes) < len(pairs):
+        twice = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
+        raise AttnbenchError(
+            f"the recipe's {twice} is given twice (--epochs and --global-batch set one each)"
+        )
     recipe = recipe_of(given["recipe"], changes)
     data, root = data_of(given["data"])
     called = data or Path(root).expanduser().resolve().name

@@ -2,10 +2,12 @@
 
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from attnbench import store
 from attnbench.harness import environment
 from attnbench.harness.data._images import ImageSource
 from attnbench.harness.models.backbone import Backbone, executed_impl
@@ -33,6 +35,18 @@ def of(
         )
         for name, value in _values(result)
     ]
+
+
+def append_once(path: Path, found: list[Measurement]) -> None:
+    """Append records unless those of the same run are there: a finished run may be asked for again.
+
+    Raises:
+        AttnbenchError: the file cannot be written.
+    """
+    known = set()
+    if path.exists():
+        known = {(m.key, m.name, m.value) for m in store.read_lines(path, Measurement, lambda line: None)}
+    store.append(path, [m for m in found if (m.key, m.name, m.value) not in known])
 
 
 def _values(result: loop.Result) -> Iterator[tuple[str, float]]:

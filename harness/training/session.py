@@ -81,7 +81,7 @@ def train(request: Request, ranks: Ranks, progress: Progress) -> loop.Result:
         ) from error
     if ranks.first and result.updates == run.plan.updates:
         found = records.of(request, run, result, (train_set, test_set))
-        store.append(request.out / "records" / "train.jsonl", found)
+        records.append_once(request.out / "records" / "train.jsonl", found)
     return result
 
 
