@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 from attnbench import recipes
 from attnbench.harness.training import loop, session
 from attnbench.harness.training.classification import make_optimizer
+from attnbench.harness.training.images import Batch
 from attnbench.harness.training.order import Batches
 from attnbench.harness.training.ranks import Ranks
 from attnbench.progress import QuietProgress
@@ -60,18 +62,17 @@ class _Bare:
         self.optimizer = make_optimizer(self.model, request.recipe)
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
 
-    def step(self, batch: object) -> None:
-        images, labels, _ = batch  # type: ignore[misc]
+    def step(self, batch: Batch) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss(self.model(images), labels).backward()
+        self.loss(self.model(batch.images), batch.labels).backward()
         dispatch_clip_grad(self.model.parameters(), 5.0)
         self.optimizer.step()
 
 
-def _time(step: object) -> float:
+def _time(step: Callable[[], None]) -> float:
     start = time.process_time()
     for _ in range(STEPS):
-        step()  # type: ignore[operator]
+        step()
     return time.process_time() - start
 
 
