@@ -51,7 +51,7 @@ def commands() -> dict[str, click.Command]:
 
 
 COMMANDS = commands()
-UNTYPED = {"ablate", "merge", "new", "probe", "train", "visualize", "eval", "figures", "report"}
+UNTYPED = {"ablate", "merge", "new", "probe", "visualize", "figures", "report"}
 """Commands whose options are not typed yet."""
 
 

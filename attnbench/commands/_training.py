@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from attnbench import datasets, recipes
+from attnbench.commands import _types
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.recipes import Recipe
 
-PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+PRECISION = _types.OneOf("precision", "auto", "fp32", "fp16", "bf16")
 
 
 def data_of(text: str) -> tuple[str, str]:
@@ -33,6 +34,23 @@ def data_of(text: str) -> tuple[str, str]:
             f"or parquet files there, or a data set: {', '.join(known)}"
         )
     raise UnknownNameError("data set (or folder)", text, known)
+
+
+class Data(click.ParamType):
+    """What there is to train on: ``digits``, ``imagenet:/data`` or a path, as name and place."""
+
+    name = "data"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:
+        """The name of a data set, empty for a path alone, and the place."""
+        if isinstance(value, tuple):
+            return value[0], value[1]
+        if not value.strip() or not value.isprintable():
+            self.fail(f"names no data, got {value!r}", param, ctx)
+        try:
+            return data_of(value)
+        except (AttnbenchError, OSError) as error:
+            self.fail(str(error), param, ctx)
 
 
 def recipe_of(name: str, changes: dict[str, Any]) -> Recipe:
@@ -60,7 +78,7 @@ class Change(click.ParamType):
         try:
             return key, json.loads(text)
         except (ValueError, RecursionError):
-            return key, text
+            return key, text[:200]
 
 
 def folder_name(layout: str, mechanism: str, data: str, recipe: Recipe, seed: int) -> str:

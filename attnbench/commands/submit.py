@@ -1,6 +1,5 @@
 """``attnbench submit``: a sweep of commands as jobs of a SLURM cluster."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,23 +7,28 @@ from typing import Any
 import click
 
 from attnbench import cluster
+from attnbench.commands import _types
 from attnbench.commands._arguments import DEFAULT_OUT
 from attnbench.errors import AttnbenchError, UnknownNameError
 
+_CLUSTER = _types.OneOf("cluster", "slurm", "local")
+
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--out", default=DEFAULT_OUT, show_default=True, metavar="DIR", help="One store for all jobs.")
-@click.option("--partition", default="", help="Of SLURM.")
-@click.option("--minutes", type=click.IntRange(1, 60 * 24 * 30), default=60 * 24, show_default=True)
-@click.option("--gpus", type=click.IntRange(0, 8), default=1, show_default=True, help="Devices of a job.")
-@click.option("--cpus", type=click.IntRange(1, 512), default=8, show_default=True, help="Cores of a job.")
-@click.option("--at-once", type=click.IntRange(1, 10000), default=256, show_default=True, help="Jobs.")
-@click.option("--slurm", "more", multiple=True, metavar="KEY=VALUE", help="A further option of sbatch.")
-@click.option("--cluster", "where", type=click.Choice(["slurm", "local"]), default="slurm", show_default=True)
+@click.option(
+    "--out", type=_types.Folder(), default=DEFAULT_OUT, show_default=True, help="Store of all jobs."
+)
+@click.option("--partition", type=_types.Word(), help="Of SLURM.")
+@click.option("--minutes", type=_types.Whole(1, 60 * 24 * 30), default=60 * 24, show_default=True)
+@click.option("--gpus", type=_types.Whole(0, 8), default=1, show_default=True, help="Devices of a job.")
+@click.option("--cpus", type=_types.Whole(1, 512), default=8, show_default=True, help="Cores of a job.")
+@click.option("--at-once", type=_types.Whole(1, 10000), default=256, show_default=True, help="Jobs.")
+@click.option("--slurm", "more", type=_types.Setting(), multiple=True, help="KEY=VALUE, an option of sbatch.")
+@click.option("--cluster", "where", type=_CLUSTER, default="slurm", show_default=True)
 @click.option("--wait", is_flag=True, help="Until all jobs have ended.")
 @click.option("--dry-run", is_flag=True, help="Print the commands only.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, required=True)
-def command(arguments: tuple[str, ...], out: str, more: tuple[str, ...], **given: Any) -> None:
+def command(arguments: tuple[str, ...], out: Path, more: tuple[tuple[str, Any], ...], **given: Any) -> None:
     """Run a command of attnbench for every combination of what its options list, one job each.
 
     \b
@@ -35,14 +39,14 @@ def command(arguments: tuple[str, ...], out: str, more: tuple[str, ...], **given
     Values with commas of --layout, --mechanism, --mechanisms, --recipe, --seed and --data are multiplied. A
     job that is killed, preempted or out of time is queued again and goes on where it stopped.
     """
-    lines = [_placed(line, Path(out)) for line in cluster.sweep(arguments)]
+    lines = [_placed(line, out) for line in cluster.sweep(arguments)]
     for line in lines:
         _check(line)
     if given["dry_run"]:
         for line in lines:
             click.echo(shlex.join(("attnbench", *line)))
         return
-    folder = Path(out) / "jobs"
+    folder = out / "jobs"
     jobs = cluster.submit(lines, folder, _parameters(given, more), given["where"])
     for job, line in zip(jobs, lines, strict=True):
         click.echo(f"{job.job_id}: {shlex.join(('attnbench', *line))}")
@@ -76,7 +80,7 @@ def _check(line: tuple[str, ...]) -> None:
     found.make_context(line[0], list(line[1:]))
 
 
-def _parameters(given: dict[str, Any], more: tuple[str, ...]) -> dict[str, Any]:
+def _parameters(given: dict[str, Any], more: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     parameters: dict[str, Any] = {"timeout_min": given["minutes"], "name": "attnbench"}
     if given["where"] == "local":
         return parameters
@@ -85,13 +89,7 @@ def _parameters(given: dict[str, Any], more: tuple[str, ...]) -> dict[str, Any]:
         parameters["gpus_per_node"] = given["gpus"]
     if given["partition"]:
         parameters["slurm_partition"] = given["partition"]
-    extra: dict[str, Any] = {}
-    for text in more:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise AttnbenchError(f"--slurm must be KEY=VALUE, got {text!r}")
-        extra[key] = json.loads(value) if value.isdigit() else value
-    return parameters | ({"slurm_additional_parameters": extra} if extra else {})
+    return parameters | ({"slurm_additional_parameters": dict(more)} if more else {})
 
 
 def _wait(jobs: list[Any]) -> None:

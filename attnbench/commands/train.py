@@ -5,41 +5,40 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnbench import registry
-from attnbench.commands._arguments import before_torch, option, plugin_option
-from attnbench.commands._training import PRECISIONS, Change, data_of, folder_name, recipe_of
+from attnbench.commands import _types
+from attnbench.commands._arguments import before_torch, plugin_option, settings_option
+from attnbench.commands._training import PRECISION, Change, Data, folder_name, recipe_of
 from attnbench.errors import AttnbenchError
-from attnbench.layouts import get_layout
 
 if TYPE_CHECKING:
     from attnbench.harness.training.loop import Result
 
-_COUNT = click.IntRange(1, 2**31)
+_COUNT = _types.Whole(1, 2**31)
 
 
 @click.command()
-@click.option("--layout", required=True, help="Layout the mechanism is dropped into.")
-@click.option("--mechanism", required=True, help="What attends.")
-@click.option("--data", required=True, metavar="D", help="A data set, NAME:PATH, or the path of images.")
-@click.option("--recipe", required=True, metavar="R", help="Name of a recipe, or a file .toml.")
-@click.option("--out", metavar="DIR", help="[default: attnbench-results/train/...]")
+@click.option("--layout", type=_types.LAYOUT, required=True, help="Layout the mechanism is dropped into.")
+@click.option("--mechanism", type=_types.MECHANISM, required=True, help="What attends.")
+@click.option("--data", type=Data(), required=True, metavar="D", help="NAME, NAME:PATH, or a path of images.")
 @click.option(
-    "--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of all randomness."
+    "--recipe", type=_types.Word(), required=True, metavar="R", help="Name of a recipe, or a .toml."
 )
+@click.option("--out", type=_types.Folder(), metavar="DIR", help="[default: attnbench-results/train/...]")
+@click.option("--seed", type=_types.SEED, default=0, show_default=True, help="Of all that is random.")
 @click.option("--epochs", type=_COUNT, help="In place of the recipe's.")
 @click.option("--global-batch", type=_COUNT, help="Images an update, in place of the recipe's.")
 @click.option("--recipe-set", "changes", type=Change(), multiple=True, metavar="KEY=VALUE", help="Change it.")
 @click.option("--device-batch", type=_COUNT, help="Most images at once.  [default: the recipe's]")
-@click.option("--resolution", type=click.IntRange(1, 8192), help="[default: the recipe's]")
-@click.option("--impl", default="auto", show_default=True, help="Implementation of the mechanism.")
-@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the mechanism.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-@click.option("--workers", type=click.IntRange(0, 256), help="Loaders.  [default: by cores]")
+@click.option("--resolution", type=_types.RESOLUTION, help="Pixels a side.  [default: the recipe's]")
+@click.option("--impl", type=_types.IMPL, default="auto", show_default=True, help="Of the mechanism.")
+@settings_option
+@click.option("--precision", type=PRECISION, default="auto", show_default=True)
+@click.option("--device", type=_types.Device(), default="auto", show_default=True, help="cpu, cuda or auto.")
+@click.option("--workers", type=_types.Whole(0, 256), help="Loaders.  [default: by cores]")
 @click.option("--checkpoint-every", type=_COUNT, help="Updates, besides after each epoch.")
 @click.option("--evaluate-every", type=_COUNT, default=1, show_default=True, help="Epochs.")
-@click.option("--max-bad-images", type=click.IntRange(0), help="[default: 10, or one in 1000]")
-@click.option("--token-labels", default="", metavar="DIR", help="Maps of labels, for token labelling.")
+@click.option("--max-bad-images", type=_types.Whole(0, 2**31), help="[default: 10, or one in 1000]")
+@click.option("--token-labels", type=_types.Existing("folder"), metavar="DIR", help="For token labelling.")
 @click.option("--download", is_flag=True, help="Fetch the data set, where that can be done.")
 @plugin_option
 def command(**given: Any) -> None:
@@ -72,8 +71,6 @@ def read(given: dict[str, Any]) -> dict[str, Any]:
     Raises:
         AttnbenchError: a name is unknown, or a value is none.
     """
-    get_layout(given["layout"])
-    registry.get(given["mechanism"])
     shorthand = {"schedule.epochs": given["epochs"], "global_batch": given["global_batch"]}
     pairs = [*given["changes"], *((key, value) for key, value in shorthand.items() if value is not None)]
     changes = dict(pairs)
@@ -83,10 +80,10 @@ def read(given: dict[str, Any]) -> dict[str, Any]:
             f"the recipe's {twice} is given twice (--epochs and --global-batch set one each)"
         )
     recipe = recipe_of(given["recipe"], changes)
-    data, root = data_of(given["data"])
+    data, root = given["data"]
     called = data or Path(root).expanduser().resolve().name
     out = given["out"] or folder_name(given["layout"], given["mechanism"], called, recipe, given["seed"])
-    same = ("layout", "mechanism", "impl", "seed", "precision", "evaluate_every", "token_labels", "download")
+    same = ("layout", "mechanism", "impl", "seed", "precision", "evaluate_every", "download")
     maybe = ("resolution", "device_batch", "workers", "max_bad_images", "checkpoint_every")
     return {
         **{name: given[name] for name in same},
@@ -96,7 +93,8 @@ def read(given: dict[str, Any]) -> dict[str, Any]:
         "data": data,
         "root": root,
         "out": Path(out),
-        "options": dict(option(text) for text in given["settings"]),
+        "options": given["settings"],
+        "token_labels": str(given["token_labels"] or ""),
     }
 
 

@@ -6,11 +6,13 @@ A file is written beside its place, synced and renamed, so a kill or a full disk
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import re
+import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,34 @@ def newest(folder: Path, say: Callable[[str], None]) -> tuple[int, State] | None
     if found:
         raise AttnbenchError(f"no checkpoint of {folder} is whole; give another --out to begin anew")
     return None
+
+
+@contextlib.contextmanager
+def alone(folder: Path, patience_s: float = 10.0) -> Iterator[None]:
+    """Hold a run's folder against other processes; a process that dies lets go of it.
+
+    Raises:
+        AttnbenchError: another process has held it for ``patience_s``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + patience_s
+    with (folder / ".lock").open("a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    file.seek(0)
+                    raise AttnbenchError(
+                        f"process {file.read().strip() or '?'} trains in {folder} already; wait for it, end "
+                        "it, or give another --out"
+                    ) from None
+                time.sleep(0.2)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def clean(folder: Path) -> None:

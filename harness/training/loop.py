@@ -128,9 +128,14 @@ def train(run: Run) -> Result:
 
     Raises:
         NotFiniteError: the loss is no finite number; the last checkpoint is from before.
-        AttnbenchError: the folder's checkpoints are of another run, or cannot be written.
+        AttnbenchError: the folder's checkpoints are of another run, or cannot be written, or another
+            process trains in it.
     """
-    return _Trainer(run).train()
+    with contextlib.ExitStack() as held:
+        if run.ranks.first:
+            held.enter_context(checkpoint.alone(run.folder))
+        run.ranks.wait()
+        return _Trainer(run).train()
 
 
 class _Trainer:

@@ -1,5 +1,6 @@
 """Every recipe on a made-up ImageNet, on two ranks: killed, gone on with, evaluated; through shards too."""
 
+import contextlib
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import made_images
+import psutil
 import pytest
 
 from attnbench import recipes, store
@@ -74,13 +76,16 @@ def test_every_recipe_trains_is_killed_goes_on_and_is_evaluated(tmp_path: Path) 
     while True:
         process = subprocess.Popen(
             [*launch, str(out), str(labels), *places],
-            env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL, stderr=(tmp_path / f"log{kills}").open("w"),
         )  # fmt: skip
         if kills < 3:
             _until_at_work(process, out)
             time.sleep(draw.uniform(0, 6))
-            os.killpg(process.pid, signal.SIGKILL)
+            torchrun = psutil.Process(process.pid)
+            for one in [torchrun, *torchrun.children(recursive=True)]:  # ranks are sessions of their own
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
             kills += 1
         if process.wait() == 0:
             break

@@ -1,6 +1,7 @@
 """The loop on a made-up task: resumption bit for bit, ranks and micro-batches, what stops it."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -256,3 +257,12 @@ def test_batches_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(AttnbenchError, match=why):
         make_plan(samples, 1, batch, device, world, 0, mixes=True)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    with checkpoint.alone(tmp_path):
+        held = checkpoint.alone(tmp_path, patience_s=0.0)
+        with pytest.raises(AttnbenchError, match=rf"process {os.getpid()} trains in .* already"), held:
+            pass
+    with checkpoint.alone(tmp_path, patience_s=0.0):
+        pass
