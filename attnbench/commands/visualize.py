@@ -19,6 +19,7 @@ from attnbench.errors import AttnbenchError
     "--block", default="", metavar="S.B", help="Stage and block, from 0.  [default: the last but one]"
 )
 @click.option("--checkpoint", default="", metavar="FILE", help="Weights.  [default: random ones]")
+@click.option("--head", default="", metavar="N", help="From 0.  [default: the mean of all]")
 @click.option("--resolution", default="", metavar="N", help="Pixels a side.  [default: the layout's]")
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the mechanism.")
 @click.option("--seed", default="0", show_default=True, metavar="N", help="Of random weights.")
@@ -37,6 +38,7 @@ def command(
     token: str,
     block: str,
     checkpoint: str,
+    head: str,
     resolution: str,
     settings: tuple[str, ...],
     seed: str,
@@ -58,6 +60,7 @@ def command(
         "layout": get_layout(layout).name,
         "image": image,
         "token": _pair("token", token, ",") if token else None,
+        "head": positive("head", head, 0, least=0) if head else None,
         "resolution": positive("resolution", resolution, 0),
         "options": dict(option(setting) for setting in settings),
         "seed": positive("seed", seed, 0, least=0),

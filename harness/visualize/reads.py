@@ -34,16 +34,16 @@ class Reads:
 
     Args:
         weights: (Q, H, W), not negative; each query's add up to one, or are all zero where it reads nothing.
-        heads: (Q, heads, H, W) where the mechanism tells them apart.
         definition: what the weights are, in words.
     """
 
     weights: Tensor
-    heads: Tensor | None
     definition: str
 
 
-def reads(module: nn.Module, x: Tensor, queries: Tensor, *, probes: int | None = None) -> Reads:
+def reads(
+    module: nn.Module, x: Tensor, queries: Tensor, *, probes: int | None = None, head: int | None = None
+) -> Reads:
     """What the tokens ``queries`` of one map read in a module in evaluation mode.
 
     Args:
@@ -51,18 +51,25 @@ def reads(module: nn.Module, x: Tensor, queries: Tensor, *, probes: int | None =
         x: (1, H, W, C).
         queries: (Q,) int64 numbers of tokens, row-major.
         probes: random directions to estimate derivatives with; ``None`` for all C, exactly.
+        head: which, from 0, where the module tells them apart; ``None`` for the mean of all.
 
     Raises:
-        AttnbenchError: the module's ``attention_map`` is not what the contract says.
+        AttnbenchError: the module's ``attention_map`` is not what the contract says, or has no such head.
     """
     if hasattr(module, "attention_map"):
         heads = _asked(module, x, queries)
-        return Reads(_share(heads.mean(1)), heads, WEIGHTS)
+        if head is None:
+            return Reads(_share(heads.mean(1)), WEIGHTS)
+        if not 0 <= head < heads.shape[1]:
+            raise AttnbenchError(f"there is no head {head} among the {heads.shape[1]} of this block")
+        return Reads(_share(heads[:, head]), f"attention weights of head {head}")
+    if head is not None:
+        raise AttnbenchError(f"{type(module).__name__} has no attention_map, which tells heads apart")
     norms, held = dependence(module, x, queries, probes=probes)
     definition = VALUES if held else EVERYTHING
     if probes is not None:
         definition += f", estimated in {probes} random directions"
-    return Reads(_share(norms), None, definition)
+    return Reads(_share(norms), definition)
 
 
 def _asked(module: Any, x: Tensor, queries: Tensor) -> Tensor:

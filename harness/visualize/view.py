@@ -29,6 +29,7 @@ class Asked:
         token: column and row on the map of the stage; ``None`` for one on the drawn image's first disc.
         checkpoint: file of weights; random weights of ``seed`` if ``None``.
         resolution: pixels a side; 0 for the layout's.
+        head: of the attention, from 0; ``None`` for the mean of all.
     """
 
     mechanism: str
@@ -39,6 +40,7 @@ class Asked:
     token: tuple[int, int] | None = None
     checkpoint: Path | None = None
     resolution: int = 0
+    head: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
 
@@ -169,7 +171,7 @@ def _view(
         image=picture,
         size=size,
         queries=queries,
-        reads=reads(attention, x, queries, probes=probes),
+        reads=reads(attention, x, queries, probes=probes, head=asked.head),
         routed=routed(attention, x, queries),
         support=support,
     )

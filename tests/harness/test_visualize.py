@@ -70,6 +70,20 @@ def test_the_value_path_of_one_head_is_the_attention_weights(name: str) -> None:
     torch.testing.assert_close(measured, told.weights)
 
 
+def test_a_head_can_be_looked_at_alone_where_there_is_one() -> None:
+    module: Any = randomised(registry.get("full").build(Site(DIM, 2, SIDE, SIDE), impl="eager"))
+    x, queries = noise(1, 3, 4, DIM), torch.tensor([5])
+    told = module.attention_map(x, queries)
+    for head in (0, 1):
+        found = reads(module, x, queries, head=head)
+        torch.testing.assert_close(found.weights.flatten(1), told[:, head])
+        assert found.definition == f"attention weights of head {head}"
+    with pytest.raises(AttnbenchError, match="there is no head 2 among the 2"):
+        reads(module, x, queries, head=2)
+    with pytest.raises(AttnbenchError, match="has no attention_map"):
+        reads(Plugin(True), x, queries, head=0)
+
+
 @pytest.mark.parametrize("padding", ["masked", "legacy", "nchw"])
 def test_bra_reads_what_its_output_depends_on_whatever_the_padding(padding: str) -> None:
     site = Site(DIM, 2, SIDE, SIDE)
