@@ -51,7 +51,7 @@ def commands() -> dict[str, click.Command]:
 
 
 COMMANDS = commands()
-UNTYPED = {"ablate", "merge", "new", "probe", "visualize", "figures", "report"}
+UNTYPED = {"probe", "figures", "report"}
 """Commands whose options are not typed yet."""
 
 

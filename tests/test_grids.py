@@ -202,4 +202,4 @@ def test_the_command_without_a_file_says_so_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "attnbench", "ablate", "nowhere.toml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2
-    assert done.stderr == "attnbench: error: cannot read nowhere.toml: No such file or directory\n"
+    assert done.stderr == "attnbench: error: Invalid value for 'FILE.toml': there is no file nowhere.toml\n"

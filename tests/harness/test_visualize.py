@@ -274,9 +274,9 @@ COMMAND = [sys.executable, "-m", "attnbench", "visualize"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "visualize needs --mechanism NAME"),
-        (["--mechanism", "bra", "--token", "1"], "--token must be two whole numbers from 0"),
-        (["--mechanism", "bra", "--block", "2,0"], "--block must be two whole numbers from 0"),
+        ([], "Missing option '--mechanism'"),
+        (["--mechanism", "bra", "--token", "1"], "must be two whole numbers from 0 with ',' between"),
+        (["--mechanism", "bra", "--block", "2,0"], "must be two whole numbers from 0 with '.' between"),
         (["--mechanism", "bra", "--output", "a.xyz"], "must end with one of"),
         (["--mechanism", "bra", "--layout", "nowhere"], "unknown layout 'nowhere'"),
     ],
