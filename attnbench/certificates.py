@@ -1,13 +1,15 @@
 """Certificates: which source of a mechanism passed the conformance suite, when, and with which versions.
 
-One JSON file per mechanism. A certificate holds for the source whose digest it carries and for no other.
+One JSON file per mechanism, and one for each set of options it was checked with besides its defaults. A
+certificate holds for the source whose digest it carries, with those options, and for no other.
 Written by ``attnbench check``; those of the shipped mechanisms lie in results/certificates. Needs no torch.
 """
 
 import hashlib
 import importlib.metadata
+import json
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,13 +56,18 @@ class Certificate(BaseModel):
     passed: bool
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str]
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options it was checked with, besides its defaults."""
     implementations: dict[str, list[str]] = Field(default_factory=dict)
-    """Those that equalled eager, output and every gradient, each with where: ``cpu float32``, ..."""
+    """Those that equalled eager, output and every gradient, each with where: ``cpu float32``, ...; where an
+    implementation has no gradients, ``cpu float32 infer``, ..."""
     results: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, spec: MechanismSpec, results: "Iterable[Result]") -> "Certificate":
-        """The certificate of a mechanism's source as it is now."""
+    def of(
+        cls, spec: MechanismSpec, results: "Iterable[Result]", options: Mapping[str, Any] | None = None
+    ) -> "Certificate":
+        """The certificate of a mechanism's source as it is now, checked with some options."""
         results = list(results)
         return cls(
             mechanism=spec.name,
@@ -69,6 +76,7 @@ class Certificate(BaseModel):
             passed=bool(results) and not any(result.failed for result in results),
             versions={name: importlib.metadata.version(name) for name in ("attnbench", "torch")}
             | {"python": platform.python_version()},
+            options=beyond_defaults(spec.name, options or {}),
             implementations=_compared(results),
             results=[asdict(result) for result in results],
         )
@@ -79,12 +87,12 @@ class Certificate(BaseModel):
 
 
 def write(folder: Path, certificate: Certificate) -> Path:
-    """Write ``<folder>/<name>.json``.
+    """Write ``<folder>/<name>.json``, or ``<name>-with-<digits>.json`` where it is of other options.
 
     Raises:
         AttnbenchError: the folder or file cannot be written.
     """
-    path = folder / f"{certificate.mechanism}.json"
+    path = folder / _file(certificate.mechanism, certificate.options)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(certificate.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -93,12 +101,20 @@ def write(folder: Path, certificate: Certificate) -> Path:
     return path
 
 
-def find(name: str, digest: str, folder: Path | None = None) -> Certificate | None:
+def find(
+    name: str, digest: str, folder: Path | None = None, options: Mapping[str, Any] | None = None
+) -> Certificate | None:
     """The certificate of a source: the user's own, in ``folder`` (default ``OWN``), before the shipped one.
 
     Where none covers the digest, the first of another source or suite; None where there is none at all.
+
+    Args:
+        name, digest: of the mechanism.
+        folder: where the user's own certificates lie.
+        options: what it was run with; a certificate of other options says nothing of it.
     """
-    found = list(_read((folder or OWN) / f"{name}.json", SHIPPED / f"{name}.json"))
+    file = _file(name, beyond_defaults(name, options or {}))
+    found = list(_read((folder or OWN) / file, SHIPPED / file))
     covering = [certificate for certificate in found if certificate.covers(digest)]
     return next(iter(covering or found), None)
 
@@ -116,13 +132,42 @@ def is_valid(name: str, digest: str = "", folder: Path | None = None) -> bool:
     return certificate is not None and certificate.covers(digest) and certificate.passed
 
 
+def beyond_defaults(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are not the mechanism's own at every stage, so that a default spelt out is no option."""
+    try:
+        own = registry.get(name).facts.per_stage
+    except AttnbenchError:
+        own = {}
+    plain = {key: _plain(value) for key, value in options.items()}
+    return {key: value for key, value in sorted(plain.items()) if key not in own or _plain(own[key]) != value}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _file(name: str, options: Mapping[str, Any]) -> str:
+    if not options:
+        return f"{name}.json"
+    return f"{name}-with-{hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]}.json"
+
+
 def speed_refusal(
-    name: str, digest: str, implementation: str, device: str, precision: str, folder: Path | None = None
+    name: str,
+    digest: str,
+    implementation: str,
+    device: str,
+    precision: str,
+    folder: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    mode: str = "train",
 ) -> str:
     """Why the speed of an implementation is not to be shown; empty if it is.
 
     It is where the implementation has equalled eager on such a device in such a dtype, output and every
-    gradient, by a certificate of the same source. Eager itself needs none.
+    gradient, by a certificate of the same source with the same options. Eager itself needs none. For
+    inference the output is enough, where an implementation has no gradients.
 
     Args:
         name, digest: of the mechanism's source.
@@ -130,14 +175,21 @@ def speed_refusal(
         device: ``cpu``, ``cuda``, ``cuda:1``.
         precision: ``fp32`` or ``amp``.
         folder: where the user's own certificates lie; by default ``OWN``.
+        options: what it ran with, besides the mechanism's defaults.
+        mode: ``infer`` or ``train``.
     """
     where = f"{device.partition(':')[0]} {_DTYPES.get(precision, precision)}"
-    certificate = find(name, digest, folder)
+    certificate = find(name, digest, folder, options)
     shown = certificate.implementations if certificate and certificate.covers(digest) else {}
-    missing = [i for i in implementation.split("+") if i != "eager" and where not in shown.get(i, ())]
+    enough = {where, f"{where} infer"} if mode == "infer" else {where}
+    missing = [i for i in implementation.split("+") if i != "eager" and not enough & {*shown.get(i, ())}]
     if not missing:
         return ""
     extra = " --impl compiled" if "compiled" in missing else ""
+    extra += "".join(
+        f" --set {key}={json.dumps(value, separators=(',', ':'))}"
+        for key, value in beyond_defaults(name, options or {}).items()
+    )
     kind, dtype = where.split(" ", 1)
     return (
         f"{' and '.join(missing)} not known to equal eager on {kind} in {dtype}: "
@@ -156,9 +208,11 @@ def _compared(results: "Iterable[Result]") -> dict[str, list[str]]:
     return {}
 
 
-def identifier(name: str, digest: str, folder: Path | None = None) -> str:
+def identifier(
+    name: str, digest: str, folder: Path | None = None, options: Mapping[str, Any] | None = None
+) -> str:
     """Sixteen hex digits of the certificate by which a source passed the suite; ``none`` if it did not."""
-    certificate = find(name, digest, folder)
+    certificate = find(name, digest, folder, options)
     if certificate is None or not (certificate.covers(digest) and certificate.passed):
         return "none"
     return hashlib.sha256(certificate.model_dump_json().encode()).hexdigest()[:16]

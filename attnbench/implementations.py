@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 AUTO, COMPILED = "auto", "compiled"
+GENERATED = (COMPILED, "flex")
+"""Generated at first use, anew for each shape, which takes seconds: checks are sparing with them."""
 
 
 def resolve(module: Any, x: "Tensor", height: int, width: int) -> str:

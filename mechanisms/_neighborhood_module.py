@@ -138,6 +138,12 @@ class WindowPerQuery(nn.Module):
                     f"implementation 'natten' needs a map of at least kernel_size · dilation = {least} "
                     f"tokens a side, got {rows.length} × {columns.length}; use impl='tiled'"
                 )
+            on_cpu = qkv.device.type == "cpu"
+            if on_cpu and (qkv.dtype == torch.float64 or (torch.is_grad_enabled() and qkv.requires_grad)):
+                raise ImplementationError(
+                    "implementation 'natten' cannot run here: on a CPU it has neither gradients nor float64; "
+                    "use impl='tiled'"
+                )
             q, k, v = qkv.unbind(3)
             out = self.na2d(q, k, v, kernel_size=self.kernel_size, dilation=self.dilation, scale=self.scale)
             return out.flatten(-2)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,3 +187,24 @@ def test_certificates_lie_beside_the_records_wherever_the_command_is_run(
     certificates.look_beside(Path(records))
     monkeypatch.chdir("/")
     assert certificates.is_valid("bra")
+
+
+def test_a_certificate_is_of_the_options_it_was_checked_with(tmp_path: Path) -> None:
+    spec = get("neighborhood")
+    compared = {"natten": {"cpu float32 infer": {"output": 0.5}}}
+    result = Result("implementations_equal", True, "", "", 0.0, details={"compared": compared})
+    options = {"position_bias": False, "kernel_size": 7}  # 7 is the mechanism's own
+    path = certificates.write(tmp_path, certificates.Certificate.of(spec, [result], options))
+    assert path.name.startswith("neighborhood-with-")
+    assert certificates.Certificate.model_validate_json(path.read_bytes()).options == {"position_bias": False}
+
+    def refusal(**how: Any) -> str:
+        where = (spec.name, spec.digest(), "natten", "cpu", "fp32", tmp_path)
+        return certificates.speed_refusal(*where, **{"mode": "infer", "options": options, **how})
+
+    assert not refusal()
+    assert not refusal(options={"position_bias": False})
+    assert "attnbench check neighborhood'" in refusal(options={})
+    assert "--set kernel_size=5 --set position_bias=false" in refusal(options={**options, "kernel_size": 5})
+    assert refusal(mode="train")  # it was compared without gradients
+    assert certificates.identifier(spec.name, spec.digest(), tmp_path, options) != "none"

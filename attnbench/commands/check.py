@@ -2,11 +2,12 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from attnbench.commands import _types
-from attnbench.commands._arguments import DEFAULT_OUT, plugin_option
+from attnbench.commands._arguments import DEFAULT_OUT, plugin_option, settings_option
 from attnbench.errors import AttnbenchError
 
 
@@ -30,6 +31,7 @@ from attnbench.errors import AttnbenchError
 @click.option(
     "--golden", type=_types.Existing("folder"), metavar="DIR", help="Compare with a golden folder instead."
 )
+@settings_option
 @plugin_option
 def command(
     mechanisms: tuple[str, ...],
@@ -37,9 +39,12 @@ def command(
     only: tuple[str, ...] | None,
     out: Path,
     impl: tuple[str, ...] | None,
+    settings: dict[str, Any],
     golden: Path | None,
 ) -> None:
     """Check that mechanisms hold the conformance suite, and write a certificate for each.
+
+    With --set the certificate is of those options, as records of 'attnbench run --set' need it.
 
     Prints a line per check; exits with status 1 if one fails. With --golden: compares the mechanisms
     (by default all) with the golden tensors of a folder, prints a line per case and "N of M equal", and
@@ -47,13 +52,13 @@ def command(
     """
     if every and mechanisms:
         raise AttnbenchError("give the names of mechanisms, or --all for every one, not both")
-    if golden and (only or impl):
-        raise AttnbenchError("--golden compares with golden tensors: it takes no --only and no --impl")
+    if golden and (only or impl or settings):
+        raise AttnbenchError("--golden compares with golden tensors: it takes no --only, --impl or --set")
     from attnbench.harness.conformance import command
 
     if golden:
         passed = command.golden(golden, mechanisms, click.echo)
     else:
-        passed = command.conformance(mechanisms, every, only or (), out, click.echo, impl or ())
+        passed = command.conformance(mechanisms, every, only or (), out, click.echo, impl or (), settings)
     if not passed:
         sys.exit(1)

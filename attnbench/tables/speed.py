@@ -38,7 +38,15 @@ def withhold_unequal(m: Measurement) -> Measurement:
     if m.status != "ok" or not m.implementation or is_baseline(m.cell.mechanism):
         return m
     cell = m.cell
-    why = speed_refusal(cell.mechanism, cell.source, m.implementation, cell.device, cell.precision)
+    why = speed_refusal(
+        cell.mechanism,
+        cell.source,
+        m.implementation,
+        cell.device,
+        cell.precision,
+        options=cell.options,
+        mode=cell.mode,
+    )
     if not why:
         return m
     return m.model_copy(update={"value": None, "samples": [], "details": {WITHHELD: why}})

@@ -11,6 +11,7 @@ reasons.
 import contextlib
 import functools
 import io
+import json
 import logging
 import time
 import warnings
@@ -35,7 +36,9 @@ from attnbench.harness.conformance import (
     shapes,
 )
 from attnbench.harness.conformance.subject import SITES, Check, Failure, Skip, Subject
+from attnbench.harness.models.rungs import climb
 from attnbench.registry import FOLDER, MechanismSpec
+from attnbench.rungs import AUTHORS
 
 _MODULES = (
     shapes,
@@ -122,6 +125,7 @@ def check_mechanism(
     for impl in impls:
         if impl not in spec.implementations:
             raise UnknownNameError(f"implementation of {spec.name}", impl, spec.implementations)
+    subject.wanted = tuple(impls)
     subject.asked = tuple(impl for impl in impls if impl not in spec.facts.impls)
     for impl in impls:
         subject.build(subject.sites[0], impl)  # one that cannot run says why
@@ -203,7 +207,11 @@ def _subject(mechanism: str | MechanismSpec, options: Mapping[str, Any] | None =
             raise AttnbenchError(f"{mechanism} registers {', '.join(names)}; check them by name")
         mechanism = registry.get(names[0])
     mechanism.load()  # an error of the file's is the user's to mend, not a failed check
-    return Subject(mechanism, dict(options or {}))
+    chosen = dict(options or {})
+    subject = Subject(climb(mechanism, chosen.pop("rung", AUTHORS)), chosen)
+    if chosen:  # as is an option that it does not have
+        subject.spec.build(SITES[0], "eager", **chosen)
+    return subject
 
 
 @functools.lru_cache(maxsize=1)
@@ -222,7 +230,8 @@ def _result(subject: Subject, name: str) -> Result:
     if ("result", name) in subject.memory:
         return subject.memory["result", name]
     check = CHECKS[name]
-    command = f"{_command(subject.spec)} --only {name}"
+    sets = "".join(f" --set {k}={json.dumps(v, separators=(',', ':'))}" for k, v in subject.options.items())
+    command = f"{_command(subject.spec)}{sets} --only {name}"
     for need in check.needs:
         before = _result(subject, need)
         if before.failed or before.skipped.startswith("needs "):

@@ -4,9 +4,9 @@ torch takes seconds to import, so it is imported after the arguments have been c
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnbench import __version__, certificates, registry, store
 from attnbench.errors import AttnbenchError
@@ -24,6 +24,7 @@ def conformance(
     out: Path,
     say: Say,
     impls: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> bool:
     """Check mechanisms, print each result as it comes, and write a certificate for each whole run.
 
@@ -34,6 +35,7 @@ def conformance(
         out: certificates are written into its folder ``certificates``.
         say: prints a line.
         impls: implementations to compare besides those declared.
+        options: to check with, besides each mechanism's defaults; the certificate is of them.
 
     Returns:
         Whether nothing failed.
@@ -46,7 +48,7 @@ def conformance(
     if not chosen:
         raise AttnbenchError("nothing to check; give the name of a mechanism, a FILE.py, or --all")
     store.check_writable(out)
-    passed = [_one(name, only, out, say, impls) for name in dict.fromkeys(chosen)]
+    passed = [_one(name, only, out, say, impls, options or {}) for name in dict.fromkeys(chosen)]
     broken = registry.failures() if every else {}
     for origin, error in broken.items():
         say(f"failed: {origin}: {error}")
@@ -92,18 +94,23 @@ def golden(folder: Path, arguments: Sequence[str], say: Say) -> bool:
     return equal == len(outcomes) > 0
 
 
-def _one(name: str, only: Sequence[str], out: Path, say: Say, impls: Sequence[str]) -> bool:
+def _one(
+    name: str, only: Sequence[str], out: Path, say: Say, impls: Sequence[str], options: Mapping[str, Any]
+) -> bool:
     from attnbench.harness.conformance.checks import check_mechanism, find_check
 
     for check in only:
         find_check(check)
     spec = registry.get(name)
-    say(f"{name} ({spec.origin}, digest {spec.digest()}, attnbench {__version__})")
-    results = check_mechanism(spec, only=only or None, impls=impls, report=lambda result: say(f"  {result}"))
+    shown = "".join(f", {key} {value}" for key, value in options.items())
+    say(f"{name} ({spec.origin}, digest {spec.digest()}, attnbench {__version__}{shown})")
+    results = check_mechanism(
+        spec, only=only or None, options=options, impls=impls, report=lambda result: say(f"  {result}")
+    )
     failed = [result.check for result in results if result.failed]
     say(f"  {_summary(results)}")
     if not only:
-        path = certificates.write(out / "certificates", certificates.Certificate.of(spec, results))
+        path = certificates.write(out / "certificates", certificates.Certificate.of(spec, results, options))
         say(f"  certificate: {path}")
     return not failed
 

@@ -20,7 +20,7 @@ from attnbench.harness.conformance.subject import (
     gradients,
     run,
 )
-from attnbench.implementations import COMPILED, executed
+from attnbench.implementations import GENERATED, executed
 from attnbench.registry import Site
 
 WORKING_DTYPES = (torch.float32, torch.bfloat16)
@@ -101,16 +101,17 @@ def _check_auto(subject: Subject, site: Site, size: Size, operators: dict[str, l
 def _compare_working(subject: Subject, impl: str, refused: dict[str, str]) -> list[tuple[str, bool]]:
     """Compare in the working dtypes on each device, and note where it passed (errors by those allowed).
 
-    ``compiled`` is compared at each site's own size only: compiling takes seconds.
+    What is generated at first use is compared at each site's own size only: that takes seconds.
 
     Returns:
         Where it did not pass and why, and whether that is a failure. Other devices and dtypes go on.
     """
     wrong = []
-    sizes: tuple[Size, ...] = () if impl == COMPILED else ((14, 14), ODD)
+    sizes: tuple[Size, ...] = () if impl in GENERATED else ((14, 14), ODD)
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         for dtype in WORKING_DTYPES:
             errors: dict[str, _Errors] = {}
+            alone = False
             where = f"{impl} on {device} in {short(dtype)}"
             obstacle = subject.trial(impl, device, dtype)
             if obstacle is not None:
@@ -118,9 +119,12 @@ def _compare_working(subject: Subject, impl: str, refused: dict[str, str]) -> li
                 continue
             for site, _, size in subject.cases(*sizes):
                 try:
-                    _add_errors(subject, site, size, impl, device, dtype, errors)
+                    found = _found(subject, site, size, impl, device, dtype)
                 except ImplementationError as error:
                     refused[where] = str(error)
+                    continue
+                alone |= len(found) == 1
+                _add_errors(subject, site, size, found, device, dtype, errors)
             shares = {name: found.own() / found.allowed(dtype) for name, found in errors.items()}
             beyond = [name for name, share in shares.items() if not share <= 1]
             for name in beyond[:1]:
@@ -129,7 +133,8 @@ def _compare_working(subject: Subject, impl: str, refused: dict[str, str]) -> li
                 wrong.append((reason, _auto_takes(subject, impl, device, dtype)))
             if shares and not beyond:
                 compared = subject.details.setdefault("compared", {}).setdefault(impl, {})
-                compared[f"{device} {short(dtype)}"] = {k: float(f"{v:.3g}") for k, v in shares.items()}
+                place = f"{device} {short(dtype)}{' infer' if alone else ''}"
+                compared[place] = {k: float(f"{v:.3g}") for k, v in shares.items()}
     return wrong
 
 
@@ -152,18 +157,34 @@ def _compare(impl: str, name: str, found: Tensor | None, expected: Tensor | None
             raise Failure(f"{impl}: {name} differs from eager by {error:.1e}")
 
 
+def _found(
+    subject: Subject, site: Site, size: Size, impl: str, device: str, dtype: torch.dtype
+) -> dict[str, Tensor | None]:
+    """Output and gradients of an implementation; the output alone where it has no gradients there.
+
+    Raises:
+        ImplementationError: it does not run at all.
+    """
+    x = subject.image(site, size, batch=2, dtype=dtype).to(device)
+    module = subject.build(site, impl, dtype).to(device)
+    try:
+        return gradients(module, x)
+    except ImplementationError:
+        with torch.no_grad():
+            return {"output": run(module, x)}
+
+
 def _add_errors(
     subject: Subject,
     site: Site,
     size: Size,
-    impl: str,
+    found: dict[str, Tensor | None],
     device: str,
     dtype: torch.dtype,
     errors: dict[str, "_Errors"],
 ) -> None:
-    """Add the errors of a case, by tensor."""
+    """Add the errors of a case, by tensor, of those that were found."""
     x = subject.image(site, size, batch=2, dtype=dtype)
-    found = gradients(subject.build(site, impl, dtype).to(device), x.to(device))
     key = ("eager", site, size, device, dtype)
     if key not in subject.memory:
         exact = gradients(subject.build(site, "eager", dtype).double(), x.double())
@@ -171,7 +192,7 @@ def _add_errors(
         subject.memory[key] = exact, eager, gradient_scale(exact)
     exact, eager, floor = subject.memory[key]
     for name, value in exact.items():
-        if value is not None and eager[name] is not None:
+        if name in found and value is not None and eager[name] is not None:
             errors.setdefault(name, _Errors()).add(found[name], eager[name], value, floor)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.errors import ImplementationError
+from attnbench.implementations import GENERATED
 from attnbench.registry import MechanismSpec, Site
 
 Size = tuple[int, int]
@@ -83,6 +84,8 @@ class Subject:
     options: Mapping[str, Any] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
     """Implementations to compare with eager that the mechanism does not declare: ``compiled``."""
+    wanted: tuple[str, ...] = ()
+    """Implementations that the user named, declared or not."""
     details: dict[str, Any] = field(default_factory=dict)
     """What the check that runs has to say beyond its line."""
     place: dict[str, Any] = field(default_factory=dict)
@@ -172,7 +175,11 @@ class Subject:
             site = self.sites[0]
             x = self.image(site, (site.height, site.width), dtype=dtype).to(device)
             try:
-                self.build(site, impl, dtype).to(device)(x)
+                # Some have no gradients, and are compared by their output; of those that take seconds to
+                # generate, only on request.
+                sparing = impl in GENERATED and impl not in self.wanted
+                with torch.set_grad_enabled(sparing):
+                    self.build(site, impl, dtype).to(device)(x)
             except Exception as error:
                 self.memory[key] = error
             else:

@@ -89,10 +89,10 @@ class _Recorder:
 
 
 def _certificate(cell: Cell) -> str:
-    """Identifier of the certificate of what was measured; one is of a mechanism with its default options."""
-    if cell.options or baselines.is_baseline(cell.mechanism):
+    """Identifier of the certificate of what was measured, which is of these very options."""
+    if baselines.is_baseline(cell.mechanism):
         return "none"
-    return certificates.identifier(cell.mechanism, cell.source)
+    return certificates.identifier(cell.mechanism, cell.source, options=cell.options)
 
 
 def _one_by_one(
