@@ -108,7 +108,7 @@ def _identity(m: Measurement, by_place: bool) -> Identity:
     """What makes two values comparable; the sources, versions and machine are conditions, not identity."""
     cell = m.cell
     parts: list[Any] = [cell.row, cell.layout, cell.metric, cell.mode, cell.precision, cell.resolution]
-    parts += [cell.batch_size, cell.impl, cell.seed, cell.preset, cell.regime]
+    parts += [cell.batch_size, cell.impl, cell.seed, cell.preset, cell.regime, cell.dataset]
     parts.append(_value(m).name)
     if by_place:
         parts += [cell.machine, cell.device]
@@ -199,7 +199,7 @@ def _differing(a: Measurement, b: Measurement) -> Iterator[str]:
     """Conditions that are not the same, as far as both records state them."""
     for name, field_name in (("machine", "machine"), ("device", "device"), ("source", "source")):
         yield from _change(name, getattr(a.cell, field_name), getattr(b.cell, field_name))
-    for name in ("layout_digest", "recipe"):
+    for name in ("layout_digest", "recipe", "dataset_digest"):
         yield from _change(name, getattr(a.cell, name), getattr(b.cell, name))
     yield from _change("implementation", a.implementation, b.implementation)
     if a.cell.device == b.cell.device == "meta":
@@ -225,5 +225,5 @@ def _words(m: Measurement) -> str:
     size = f"{cell.layout} {cell.resolution} px"
     found = metrics.find(cell.metric, m.name)
     batch = f"batch {cell.batch_size}" if found and found[0].with_batch else ""
-    parts = (cell.row, size, cell.mode, cell.precision, cell.regime, batch)
+    parts = (cell.row, cell.dataset, size, cell.mode, cell.precision, cell.regime, batch)
     return ", ".join(part for part in parts if part)

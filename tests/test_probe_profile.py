@@ -71,12 +71,16 @@ def test_a_table_says_what_was_asked_and_what_guessing_is_worth() -> None:
 @pytest.mark.parametrize(
     ("accuracy", "hops", "reason"),
     [
-        (100.0, FULL, "answers what it reads, 100 %"),
-        (39.0, WINDOW, "answers what it reads, 30 %; does not compose 25 %; guesses out of reach 45 %"),
-        (12.4, NOTHING, "guesses out of reach 100 %"),
-        (50.0, {"one_hop": (60.0, 80.0), "composed": (20.0, 20.0)}, "right in 60 % of what it reads, 80 %"),
-        (50.0, {"one_hop": (60.0, 80.0), "composed": (20.0, 20.0)}, "composes 20 % of 20 %"),
-        (30.0, {"out_of_reach": (30.0, 100.0)}, "right in 30 % OUT OF REACH"),
+        (100.0, FULL, "answers what it reads (100 %)"),
+        (39.0, WINDOW, "answers what it reads (30 %); does not compose (25 %); guesses out of reach (45 %)"),
+        (12.4, NOTHING, "guesses out of reach (100 %)"),
+        (50.0, {"one_hop": (60.0, 80.0), "composed": (20.0, 20.0)}, "60 % right in what it reads (80 %)"),
+        (50.0, {"one_hop": (60.0, 80.0), "composed": (20.0, 20.0)}, "composes: 20 % right (20 %)"),
+        (
+            30.0,
+            {"out_of_reach": (30.0, 100.0)},
+            "30 % right OUT OF REACH: reads more than it says (100 %)",
+        ),
     ],
 )
 def test_the_reason_follows_from_the_hops(

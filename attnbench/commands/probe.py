@@ -11,7 +11,6 @@ from attnbench.commands._arguments import DEFAULT_OUT, before_torch, option, plu
 from attnbench.errors import AttnbenchError, UnknownNameError
 
 FORMATS = ("md", "csv", "json")
-FIRST = ("retrieval_dense", "retrieval_sparse", "flood")
 
 
 @click.command()
@@ -53,14 +52,14 @@ def command(
 
 
 def _probes(given: tuple[str, ...]) -> tuple[str, ...]:
-    """The probes asked for, all if none was named; the main ones first."""
+    """The probes asked for, all if none was named."""
     known = datasets.names("probe")
     for name in given:
         if name != "all" and name not in known:
             raise UnknownNameError("probe", name, ["all", *known])
     if given and "all" not in given:
         return tuple(dict.fromkeys(given))
-    return tuple(sorted(known, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)))
+    return tuple(known)
 
 
 def _show(probes: tuple[str, ...], target: str) -> None:

@@ -118,7 +118,8 @@ def command(
 ) -> None:
     """Measure what has no record yet, then print the table.
 
-    Accuracy is always measured by training the small layout swin_pico on images that need no download.
+    The metric accuracy trains the small layout swin_pico on images that need no download: a smoke test. What
+    mechanisms can do is the subject of 'attnbench probe'.
     """
     from attnbench.layouts import get_layout
 
@@ -178,7 +179,8 @@ def _run(
         return _timing.put_to_the_test(request, timing)
     with make_progress() as progress:
         summary = runner.run(request, progress)
-    click.echo(ablation(chosen["out"] / "records", "md", chosen["layout"], chosen["resolution"], str(where)))
+    shown = chosen["layout"], chosen["resolution"], str(where)
+    click.echo(ablation(chosen["out"] / "records", "md", *shown, also=chosen["metrics"]))
     before = f", {summary.known} were there already" if summary.known else ""
     click.echo(f"{summary.measured} cells measured{before}; records: {summary.path}")
     for failure in summary.failed:

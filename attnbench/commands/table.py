@@ -98,14 +98,25 @@ def command(
     deliver(text, output)
 
 
-def ablation(records: Path, form: str, layout: str | None, resolution: int | None, device: str | None) -> str:
-    """The ablation table of records, rendered; ``None`` for what the newest record has."""
+def ablation(
+    records: Path,
+    form: str,
+    layout: str | None,
+    resolution: int | None,
+    device: str | None,
+    also: Sequence[str] = (),
+) -> str:
+    """The ablation table of records, rendered; ``None`` for what the newest record has.
+
+    ``also``: metrics that have no column unless asked for.
+    """
     from attnbench import certificates, store, tables
     from attnbench.tables import render
 
     certificates.look_beside(records)
     found = store.read(records, warn)
-    return render.render(tables.ablation(found, layout=layout, resolution=resolution, device=device), form)
+    table = tables.ablation(found, layout=layout, resolution=resolution, device=device, also=also)
+    return render.render(table, form)
 
 
 def _check(name: str, sized: bool, fill: bool, plot: Path | None, rung: str | None) -> None:

@@ -39,6 +39,7 @@ def register_metric(
     grouped: bool = False,
     needs: str = "model",
     own_layout: bool = False,
+    apart: bool = False,
     cells: "Callable[[Request], Iterable[Mapping[str, Any]]] | None" = None,
     condition: "Callable[[Measurement], str] | None" = None,
 ) -> Callable[[Measure], Measure]:
@@ -63,6 +64,8 @@ def register_metric(
         needs: ``counts``: a model without memory, many in one process; ``model``: cells that share a model
             share a process; ``alone``: a process for each cell.
         own_layout: measured in a layout of its own, whatever layout the run asks for.
+        apart: no column of the tables of mechanisms unless asked for; it has a table of its own, or is no
+            measure of quality.
         cells: of a request, the fields of each of its cells beyond mechanism, layout and resolution; by
             default they follow from the flags above.
         condition: of a record, under which conditions it was made, as a note says it; the machine is said
@@ -86,7 +89,7 @@ def register_metric(
             raise AttnbenchError(f"metric name {name!r} is registered twice, in {where}; rename one")
         _registered[name] = Metric(
             name, title, recorded, measure, order, default, on_machine, per_setting, per_regime, with_batch,
-            with_preset, grouped, needs, own_layout, cells, condition,
+            with_preset, grouped, needs, own_layout, apart, cells, condition,
         )  # fmt: skip
         return measure
 

@@ -95,6 +95,7 @@ class Metric:
     grouped: bool = False
     needs: str = "model"
     own_layout: bool = False
+    apart: bool = False
     cells: "Callable[[Request], Iterable[Mapping[str, Any]]] | None" = None
     condition: "Callable[[Measurement], str] | None" = None
 

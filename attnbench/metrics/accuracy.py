@@ -1,4 +1,7 @@
-"""Top-1 accuracy after training a small layout on a data set: that a mechanism learns, not how well."""
+"""Top-1 accuracy after training a small layout on a data set: a smoke test of training, which ranks nothing.
+
+A model without attention does as well as the rest; :mod:`attnbench.metrics.probe` tells mechanisms apart.
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -53,8 +56,10 @@ def _condition(m: "Measurement") -> str:
         )
     ],
     order=50,
+    default=False,
     needs="alone",
     own_layout=True,
+    apart=True,
     cells=_cells,
     condition=_condition,
 )

@@ -15,6 +15,7 @@ from attnbench.published import Figure, of_mechanisms
 from attnbench.record import Measurement
 from attnbench.rungs import AUTHORS, on_rung
 from attnbench.tables.measured import add_measured
+from attnbench.tables.probe_columns import add_probes
 from attnbench.tables.render import Column, Table
 
 
@@ -25,6 +26,7 @@ def ablation(
     resolution: int | None = None,
     device: str | None = None,
     rung: str = AUTHORS,
+    also: Sequence[str] = (),
     certified: Callable[[str, str], bool] = certificates.is_valid,
 ) -> Table:
     """The ablation table of attention mechanisms, after BiFormer's Table 5.
@@ -33,6 +35,7 @@ def ablation(
         records: measurements, oldest first.
         layout, resolution, device: which to show; by default those of the newest record.
         rung: of the isolation ladder; records of other rungs are left out, unless it is ``authors``.
+        also: metrics to show that have no column unless asked for (:class:`~attnbench.metrics.Metric.apart`).
         certified: whether a mechanism's source, given by name and digest, passed ``attnbench check``.
 
     Returns:
@@ -43,6 +46,8 @@ def ablation(
     """
     if rung != AUTHORS:
         records = on_rung(records, rung)
+    everything, hidden = records, {n for n in metrics.names() if metrics.get(n).apart} - {*also}
+    records = [m for m in records if m.cell.metric not in hidden]
     elsewhere = {name for name in metrics.names() if metrics.get(name).own_layout}
     static = [m for m in records if m.cell.metric not in elsewhere] or list(records)
     layouts = {m.cell.layout for m in static}
@@ -62,6 +67,7 @@ def ablation(
         title += f", rung {rung}; published accuracy is of the authors' models"
     table = Table([], pd.DataFrame(), title=title, layout=layout, resolution=size)
     add_measured(table, chosen, lambda cell: cell.row, _table_5_order)
+    add_probes(table, everything, lambda cell: cell.row)
     _add_published(table, sizes=rung == AUTHORS)
     _add_certified(table, certified)
     return table

@@ -13,6 +13,7 @@ from attnbench.configurations import Configuration
 from attnbench.record import Cell, Measurement
 from attnbench.tables.measured import add_measured, setting_columns
 from attnbench.tables.papers import RESOLUTION, Line, PaperTable
+from attnbench.tables.probe_columns import add_probes
 from attnbench.tables.render import Column, Table
 from attnbench.tables.trained import add_trained
 
@@ -43,13 +44,11 @@ def beside(spec: PaperTable, records: Sequence[Measurement], device: str | None 
     table = Table([], pd.DataFrame(), title=f"{spec.title}, {RESOLUTION} × {RESOLUTION} px", heading="Model")
     table.resolution, table.titles = RESOLUTION, {line.name: line.title for line in lines}
     rows = {_identity(line.model): line.name for line in lines if line.model}
-    accuracy = {_identity(line.model): line.name for line in lines if line.model and _is_swap(line.model)}
+    swaps = {_identity(line.model): line.name for line in lines if line.model and _is_swap(line.model)}
 
     def row_of(cell: Cell) -> str | None:
-        if cell.metric == "training":
-            return None  # of any size and data: shown apart, with how it was trained
-        if _has_own_layout(cell):
-            return accuracy.get(("swin_t", cell.mechanism, _options(cell.options)))
+        if cell.metric == "training" or _is_apart(cell):
+            return None  # shown in a way of its own
         if cell.resolution != RESOLUTION or (device and cell.device not in ("meta", device)):
             return None
         return rows.get((cell.layout, cell.mechanism, _options(cell.options)))
@@ -59,6 +58,7 @@ def beside(spec: PaperTable, records: Sequence[Measurement], device: str | None 
     table.raw = table.raw.reindex(pd.Index(places, name="row"))
     _add_static(table, lines)
     _add_accuracy(table, lines)
+    add_probes(table, records, lambda cell: swaps.get(("swin_t", cell.mechanism, _options(cell.options))))
     add_trained(table, records, lambda cell: rows.get((cell.layout, cell.mechanism, _options(cell.options))))
     _add_settings(table, spec, lines)
     _say_what_is_missing(table, spec, lines)
@@ -83,8 +83,8 @@ def commands(spec: PaperTable, names: Sequence[str], metrics: str, out: str = ""
     ]
 
 
-def _has_own_layout(cell: Cell) -> bool:
-    return cell.metric in metrics.names() and metrics.get(cell.metric).own_layout
+def _is_apart(cell: Cell) -> bool:
+    return cell.metric in metrics.names() and metrics.get(cell.metric).apart
 
 
 def _identity(model: Configuration) -> tuple[str, str, str]:
@@ -96,7 +96,7 @@ def _options(options: Mapping[str, Any]) -> str:
 
 
 def _is_swap(model: Configuration) -> bool:
-    """Whether the digits' accuracy of the mechanism is of this row: its options do not come from a layout."""
+    """Whether what was measured in another layout is of this row: its options do not come from one."""
     return model.layout == "swin_t" and model.mechanism != BASELINE
 
 

@@ -131,7 +131,7 @@ def why(row: Row, profile: Profile) -> str:
     if not row.seeds:
         return "failed: " + "; ".join(sorted(set(row.failures.values())))
     parts = []
-    hops = {hop: mean.value for hop in HOPS if (mean := row.mean(hop)) is not None and row.share(hop) >= 1}
+    hops = {hop: mean.value for hop in HOPS if (mean := row.mean(hop)) is not None and row.share(hop) >= 2}
     blind = set(hops) == {"out_of_reach"}
     if row.untrained and not blind:
         some = f"in {len(row.untrained)} of {row.seeds} seeds"
@@ -140,7 +140,7 @@ def why(row: Row, profile: Profile) -> str:
         guess = next(iter(row.details.values()))["guessing_loss"]
         parts.append(f"did not train {which} (loss {', '.join(losses)}; guessing {guess:.2f})")
     for hop, value in hops.items():
-        parts.append(f"{_verb(hop, value, profile.chance)} {row.share(hop):.0f} %")
+        parts.append(f"{_verb(hop, value, profile.chance)} ({row.share(hop):.0f} %)")
     if not hops:
         accuracy = row.mean("accuracy")
         assert accuracy is not None
@@ -150,15 +150,16 @@ def why(row: Row, profile: Profile) -> str:
 
 
 def _verb(hop: str, value: float, chance: float) -> str:
-    """What a mechanism does with the questions of a hop; their share follows."""
+    """What a mechanism does with the questions of a hop; their share follows in brackets."""
     guesses = value <= chance + NEAR
     if hop == "one_hop":
         if guesses:
-            return "guesses, though it reads"
-        return "answers what it reads," if value >= 95 else f"right in {value:.0f} % of what it reads,"
+            return "guesses though it reads"
+        return "answers what it reads" if value >= 95 else f"{value:.0f} % right in what it reads"
     if hop == "composed":
-        return "does not compose" if guesses else f"composes {value:.0f} % of"
-    return "guesses out of reach" if guesses else f"right in {value:.0f} % OUT OF REACH, which is"
+        return "does not compose" if guesses else f"composes: {value:.0f} % right"
+    leak = f"{value:.0f} % right OUT OF REACH: reads more than it says"
+    return "guesses out of reach" if guesses else leak
 
 
 def title(row: str) -> str:

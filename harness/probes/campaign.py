@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from attnbench import certificates, datasets, store
+from attnbench.errors import AttnbenchError
 from attnbench.harness import environment
 from attnbench.harness.probes import measure
-from attnbench.harness.probes.probe import CELL, Probe
+from attnbench.harness.probes.probe import CELL
 from attnbench.harness.probes.training import Budget
 from attnbench.harness.workers.deaths import cause_of_error
 from attnbench.layouts import get_layout
@@ -53,12 +54,36 @@ class Summary:
     failed: list[str] = field(default_factory=list)
 
 
-def budget_of(probe: type[Probe], request: Request) -> Budget:
-    """The probe's own budget, or what was asked for."""
-    budget = Budget(probe.steps, probe.batch_size)
-    if request.steps:
-        budget = replace(budget, steps=request.steps)
-    return replace(budget, rates=request.rates) if request.rates else budget
+def budget_of(name: str, steps: int = 0, rates: tuple[float, ...] = ()) -> Budget:
+    """The budget of a probe: its own, or what was asked for."""
+    probe: Any = datasets.get(name).load()
+    budget = Budget(steps or probe.steps, probe.batch_size)
+    return replace(budget, rates=rates) if rates else budget
+
+
+def conditions(
+    name: str, layout: str = "", side: int = 0, steps: int = 0, rates: tuple[float, ...] = ()
+) -> dict[str, Any]:
+    """Fields of a cell that follow from the probe and from how it is trained."""
+    spec = datasets.get(name)
+    chosen = get_layout(layout or spec.facts.layouts[0])
+    if len(chosen.depths) != 1 or chosen.patch_size != CELL:
+        raise AttnbenchError(
+            f"a probe asks single cells, so that its layout has one stage and a token of {CELL} pixels; "
+            f"{chosen.name} has {len(chosen.depths)} stages and tokens of {chosen.patch_size}: take probe, "
+            "probe_deep, probe_12 or probe_56"
+        )
+    budget = budget_of(name, steps, rates)
+    return {
+        "layout": chosen.name,
+        "layout_digest": chosen.digest(),
+        "mode": "train",
+        "resolution": side * CELL or chosen.img_size,
+        "batch_size": budget.batch_size,
+        "recipe": digest(budget.describe()),
+        "dataset": spec.name,
+        "dataset_digest": spec.digest(),
+    }
 
 
 def plan(request: Request) -> Iterator[Cell]:
@@ -66,28 +91,19 @@ def plan(request: Request) -> Iterator[Cell]:
     machine = environment.machine(request.device)
     for seed in request.seeds:
         for name in request.probes:
-            spec = datasets.get(name)
-            layout = get_layout(request.layout or spec.facts.layouts[0])
-            budget = budget_of(spec.load(), request)  # type: ignore[arg-type]
+            fields = conditions(name, request.layout, request.side, request.steps, request.rates)
             for mechanism in request.mechanisms:
                 yield Cell(
                     mechanism=mechanism,
-                    layout=layout.name,
                     metric="probe",
-                    mode="train",
-                    resolution=request.side * CELL or layout.img_size,
-                    batch_size=budget.batch_size,
                     impl=request.impl,
                     options=request.options,
                     seed=seed,
                     device=str(request.device),
                     machine=machine,
                     source=get(mechanism).digest(),
-                    layout_digest=layout.digest(),
-                    recipe=digest(budget.describe()),
-                    dataset=spec.name,
-                    dataset_digest=spec.digest(),
                     torch=torch.__version__,
+                    **fields,
                 )
 
 
@@ -122,7 +138,7 @@ def _outcome(cell: Cell, request: Request, known: dict[str, Measurement]) -> lis
     """Measurements of a cell, the accuracy first, or the reason why there are none."""
     first = cell.model_copy(update={"seed": request.seeds[0]}).key()
     rate = known[first].details.get("rate") if first in known else None
-    budget = budget_of(datasets.get(cell.dataset).load(), request)  # type: ignore[arg-type]
+    budget = budget_of(cell.dataset, request.steps, request.rates)
     try:
         return measure.measure(cell, budget, (rate,) if rate else ())
     except Exception as error:  # a mechanism from anywhere: any

@@ -58,9 +58,8 @@ def measured(model: Backbone, images: Tensor, picture: Tensor, asked: Tensor, so
         images: (B, C, height, width).
         picture, asked, source: (Q,) number of the picture, of the token asked and of the one with the answer.
     """
-    inputs = _inputs(model, images)
     direct = asked == source
-    for attention, x in zip(model.attentions(), inputs, strict=True):
+    for attention, x in zip(model.attentions(), inputs(model, images), strict=True):
         with _without_local_term(attention):
             direct = direct | _reads(attention, x, picture, asked, source)
     with torch.no_grad():
@@ -69,7 +68,7 @@ def measured(model: Backbone, images: Tensor, picture: Tensor, asked: Tensor, so
     return torch.where(direct, ONE_HOP, torch.where(known, COMPOSED, OUT_OF_REACH))
 
 
-def _inputs(model: Backbone, images: Tensor) -> list[Tensor]:
+def inputs(model: Backbone, images: Tensor) -> list[Tensor]:
     """What each attention module is given."""
     seen: list[Tensor] = []
     hooks = [m.register_forward_pre_hook(lambda _, x: seen.append(x[0].detach())) for m in model.attentions()]

@@ -7,17 +7,20 @@ import torch
 from attnbench import datasets
 from attnbench.figures import new_figure
 from attnbench.harness.probes.probe import CELL, NO_SOURCE, NOT_ASKED, Draw, Probe
+from attnbench.layouts import get_layout
 
 
-def example(name: str, side: int = 12, seed: int = 0) -> tuple[Probe, Draw]:
-    """A probe and one test picture of it."""
-    probe: Probe = datasets.get(name).load()(side)
+def example(name: str, seed: int = 0) -> tuple[Probe, Draw]:
+    """A probe and one test picture of it, of the size that it is trained at."""
+    spec = datasets.get(name)
+    probe: Probe = spec.load()(get_layout(spec.facts.layouts[0]).img_size // CELL)
     return probe, probe.sample(torch.Generator().manual_seed(seed), 1, "test")
 
 
-def in_words(name: str, side: int = 12, seed: int = 0) -> str:
+def in_words(name: str, seed: int = 0) -> str:
     """The question, and for a few cells what is asked and what the answer is."""
-    probe, draw = example(name, side, seed)
+    probe, draw = example(name, seed)
+    side = probe.side
     asked = (draw.targets[0] != NOT_ASKED).nonzero()[:, 0]
     lines = [
         f"{name}: {probe.question}",
@@ -31,7 +34,7 @@ def in_words(name: str, side: int = 12, seed: int = 0) -> str:
     return "\n".join(lines)
 
 
-def figure(names: list[str], side: int = 12, seed: int = 0) -> Any:
+def figure(names: list[str], seed: int = 0) -> Any:
     """A figure with an example of each probe; an arrow runs from the answer to a cell that asks."""
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -39,7 +42,7 @@ def figure(names: list[str], side: int = 12, seed: int = 0) -> Any:
     drawn.clear()
     axes = drawn.subplots(rows, columns, squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
-        _draw(axis, name, *example(name, side, seed))
+        _draw(axis, name, *example(name, seed))
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
     return drawn

@@ -63,11 +63,22 @@ def train(model: nn.Module, probe: Probe, budget: Budget, rate: float, generator
     Raises:
         FloatingPointError: the loss stopped being finite.
     """
+    losses = list(steps(model, probe, budget, rate, generator))
+    parts = torch.stack(losses).tensor_split(min(16, len(losses)))
+    trace = tuple(float(part.mean()) for part in parts)
+    if not all(map(math.isfinite, trace)):
+        raise FloatingPointError(f"the loss is not finite at learning rate {rate}: {trace}")
+    return Trained(trace)
+
+
+def steps(
+    model: nn.Module, probe: Probe, budget: Budget, rate: float, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Train step by step, yielding each step's loss; see :func:`train`."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=budget.weight_decay, fused=True)
     warm = max(1, round(budget.warmup * budget.steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, warm, budget.steps))
     model.train()
-    losses = []
     for images, targets, _ in _batches(probe, budget, generator):
         loss = loss_of(model(images), targets)
         optimizer.zero_grad(set_to_none=True)
@@ -75,12 +86,7 @@ def train(model: nn.Module, probe: Probe, budget: Budget, rate: float, generator
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        losses.append(loss.detach())
-    parts = torch.stack(losses).tensor_split(min(16, len(losses)))
-    trace = tuple(float(part.mean()) for part in parts)
-    if not all(map(math.isfinite, trace)):
-        raise FloatingPointError(f"the loss is not finite at learning rate {rate}: {trace}")
-    return Trained(trace)
+        yield loss.detach()
 
 
 def loss_of(logits: Tensor, targets: Tensor) -> Tensor:

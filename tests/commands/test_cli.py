@@ -72,13 +72,13 @@ def test_main_job_fills_every_cell_and_repeats_nothing(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     found = records(tmp_path)
     assert {r["status"] for r in found} == {"ok"}
-    # params, seven kinds of MACs, memory and throughput in two modes and precisions, accuracy: for two;
-    # throughput for the baseline
-    assert len(found) == 2 * (1 + 7 + 4 + 4 + 1) + 4
+    # params, seven kinds of MACs, memory and throughput in two modes and precisions: for two; throughput for
+    # the baseline
+    assert len(found) == 2 * (1 + 7 + 4 + 4) + 4
     assert "Full" in first.stdout
     assert "— [" not in first.stdout
     again = attnbench(*FEW, cwd=tmp_path)
-    assert "0 cells measured, 26 were there already" in again.stdout
+    assert "0 cells measured, 24 were there already" in again.stdout
     assert records(tmp_path) == found
     forced = attnbench(*FEW, "--metrics", "params", "--force", cwd=tmp_path)
     assert "2 cells measured;" in forced.stdout

@@ -56,7 +56,7 @@ def test_axes_compose_to_everything() -> None:
 def test_bra_reads_what_it_routes_to_and_its_local_term_is_no_hop() -> None:
     model = build("bra")
     images, picture, asked, source, hops = measured(model)
-    inputs = reach._inputs(model, images)
+    inputs = reach.inputs(model, images)
     region = (torch.arange(SIDE**2) // SIDE // 2) * 4 + torch.arange(SIDE**2) % SIDE // 2
     routed = asked == source
     for attention, x in zip(model.attentions(), inputs, strict=True):
