@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
-
 from attnbench import datasets, recipes
 from attnbench.commands import _types
 from attnbench.errors import AttnbenchError, UnknownNameError
@@ -36,7 +34,7 @@ def data_of(text: str) -> tuple[str, str]:
     raise UnknownNameError("data set (or folder)", text, known)
 
 
-class Data(click.ParamType):
+class Data(_types.Word):
     """What there is to train on: ``digits``, ``imagenet:/data`` or a path, as name and place."""
 
     name = "data"
@@ -45,10 +43,8 @@ class Data(click.ParamType):
         """The name of a data set, empty for a path alone, and the place."""
         if isinstance(value, tuple):
             return value[0], value[1]
-        if not value.strip() or not value.isprintable():
-            self.fail(f"names no data, got {value!r}", param, ctx)
         try:
-            return data_of(value)
+            return data_of(super().convert(value, param, ctx))
         except (AttnbenchError, OSError) as error:
             self.fail(str(error), param, ctx)
 
@@ -63,7 +59,7 @@ def recipe_of(name: str, changes: dict[str, Any]) -> Recipe:
     return found.changed(changes) if changes else found
 
 
-class Change(click.ParamType):
+class Change(_types.Setting):
     """``schedule.epochs=100`` as a name and a value; a value that is not JSON is a word."""
 
     name = "change"

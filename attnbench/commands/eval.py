@@ -39,12 +39,12 @@ def command(**given: Any) -> None:
     """
     asked = read(given)
     before_torch()
-    from attnbench.harness.training import scoring
+    from attnbench.harness.training import checkpoint_scores
     from attnbench.harness.training.ranks import joined
     from attnbench.progress import make_progress
 
     with joined(given["device"]) as ranks:
-        lines = scoring.run(scoring.Request(**asked), ranks, make_progress().say)
+        lines = checkpoint_scores.run(checkpoint_scores.Request(**asked), ranks, make_progress().say)
         if ranks.first:
             click.echo("\n".join(lines))
 

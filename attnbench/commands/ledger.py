@@ -38,9 +38,9 @@ def command(a: str, b: str, form: str, resolution: int, chosen: str | None) -> N
     MACs add up to the whole gap between the models. Where both have a recipe of their name, what they were
     trained with is listed too: an accuracy is of model and recipe together.
     """
-    from attnbench.harness.ledger import lines, training
+    from attnbench.harness.ledger import lines, recipe_lines
 
-    of_training, recipes = training.of(a, b, chosen or "")
+    of_training, recipes = recipe_lines.of(a, b, chosen or "")
     rows, totals = lines.of(a, b, resolution)
     rows += of_training
     if form == "json":

@@ -51,17 +51,17 @@ def command(**given: Any) -> None:
     """
     asked, device = read(given), given["device"]
     before_torch()
-    from attnbench.harness.training import session
+    from attnbench.harness.training import runs
     from attnbench.harness.training.ranks import joined
     from attnbench.progress import QuietProgress, make_progress
 
-    request = session.Request(**asked)
+    request = runs.Request(**asked)
     with joined(device) as ranks:
         if not ranks.first:
-            session.train(request, ranks, QuietProgress())
+            runs.train(request, ranks, QuietProgress())
             return
         with make_progress() as progress:
-            result = session.train(request, ranks, progress)
+            result = runs.train(request, ranks, progress)
         click.echo(told(result, request.out))
 
 

@@ -147,6 +147,16 @@ def read(path: Path) -> State:
     return State(tensors, json.loads(metadata["facts"]))
 
 
+def peek(folder: Path) -> dict[str, Any] | None:
+    """What a run's newest checkpoint says of itself, its tensors unread; ``None`` where none can be read."""
+    for path in numbered(folder).values():
+        with contextlib.suppress(SafetensorError, OSError, ValueError, KeyError):
+            with safe_open(path, "pt") as file:
+                found: dict[str, Any] = json.loads((file.metadata() or {})["facts"])
+            return found
+    return None
+
+
 def numbered(folder: Path) -> dict[int, Path]:
     """The checkpoints of a run by the number of updates done, the newest first."""
     found = {int(m[1]): path for path in folder.glob("checkpoint-*") if (m := _NAME.fullmatch(path.name))}

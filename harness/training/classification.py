@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from attnbench.harness.data._images import ImageSource
 from attnbench.harness.training.evaluation import score
+from attnbench.harness.training.image_transforms import for_evaluation, for_training
 from attnbench.harness.training.images import Augmented, Damage, collate
 from attnbench.harness.training.order import Draw, repeated, shuffled
 from attnbench.harness.training.ranks import Ranks
-from attnbench.harness.training.transforms import for_evaluation, for_training
 from attnbench.recipes import Recipe
 
 

@@ -6,9 +6,9 @@ from torch.utils.data import DataLoader
 
 from attnbench.errors import AttnbenchError
 from attnbench.harness.data._images import ImageSource
+from attnbench.harness.training.image_transforms import Transform
 from attnbench.harness.training.images import Damage, Plain, collate
 from attnbench.harness.training.ranks import Ranks
-from attnbench.harness.training.transforms import Transform
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ from torch.utils.data import Dataset
 
 from attnbench.errors import AttnbenchError
 from attnbench.harness.data._images import BadImageError, ImageSource
+from attnbench.harness.training.image_transforms import Transform
 from attnbench.harness.training.order import Draw
 from attnbench.harness.training.randomness import seed_sample
-from attnbench.harness.training.transforms import Transform
 
 TRIES = 100
 

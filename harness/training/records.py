@@ -18,7 +18,7 @@ from attnbench.harness.training.sources import called
 from attnbench.record import Cell, Measurement
 
 if TYPE_CHECKING:
-    from attnbench.harness.training.session import Request
+    from attnbench.harness.training.runs import Request
 
 METRIC = "training"
 

@@ -22,7 +22,7 @@ from torchvision.ops import roi_align
 from torchvision.transforms import functional
 
 from attnbench.errors import AttnbenchError
-from attnbench.harness.training.transforms import for_training, mend_posterize
+from attnbench.harness.training.image_transforms import for_training, mend_posterize
 from attnbench.recipes import Augmentation
 
 _MOVES = ("Rotate", "Shear", "Translate")

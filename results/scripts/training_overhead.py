@@ -19,7 +19,7 @@ from timm.utils import dispatch_clip_grad
 from torch.utils.data import DataLoader
 
 from attnbench import recipes
-from attnbench.harness.training import loop, session
+from attnbench.harness.training import loop, runs
 from attnbench.harness.training.classification import make_optimizer
 from attnbench.harness.training.images import Batch
 from attnbench.harness.training.order import Batches
@@ -32,9 +32,9 @@ STEPS = 5
 def main(rounds: int) -> None:
     """Print the share of time that the loop takes on top, and the loader's pace beside the model's."""
     with tempfile.TemporaryDirectory() as folder:
-        request = session.Request("swin_pico", "bra", recipes.get("quick"), Path(folder), data="digits")
-        splits = session.open_splits(request, Ranks())
-        run = session.prepare(request, Ranks(), *splits, QuietProgress())
+        request = runs.Request("swin_pico", "bra", recipes.get("quick"), Path(folder), data="digits")
+        splits = runs.open_splits(request, Ranks())
+        run = runs.prepare(request, Ranks(), *splits, QuietProgress())
         trainer = loop._Trainer(run)
         batches = Batches(run.plan, 0, 1)
         batches.begin(run.task.order(0), 0)
@@ -57,8 +57,8 @@ def main(rounds: int) -> None:
 
 
 class _Bare:
-    def __init__(self, request: session.Request, channels: int) -> None:
-        self.model = session.build(request, 10, channels).train()
+    def __init__(self, request: runs.Request, channels: int) -> None:
+        self.model = runs.build(request, 10, channels).train()
         self.optimizer = make_optimizer(self.model, request.recipe)
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
 

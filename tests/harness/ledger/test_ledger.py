@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from attnbench.__main__ import cli
 from attnbench.errors import AttnbenchError
-from attnbench.harness.ledger import lines, training
+from attnbench.harness.ledger import lines, recipe_lines
 from attnbench.harness.ledger.differences import compare
 from attnbench.harness.models.backbone import Backbone, create_model
 
@@ -78,7 +78,7 @@ def test_command_prints_one_object() -> None:
 
 def test_training_is_listed_beside_the_attention() -> None:
     """+1.4 over Swin-T comes with another warm-up, no clipping and repeated augmentation."""
-    rows, names = training.of("swin_t", "biformer_stl")
+    rows, names = recipe_lines.of("swin_t", "biformer_stl")
     found = {row.aspect: (row.a, row.b) for row in rows}
     assert names == ("swin_t", "biformer_stl")
     assert found["schedule.warmup_epochs"] == ("20", "5")
@@ -90,14 +90,14 @@ def test_training_is_listed_beside_the_attention() -> None:
 
 
 def test_recipes_can_be_named_or_left_out() -> None:
-    assert training.of("swin_t/bra", "swin_t") == ([], None)
-    assert training.of("swin_t", "biformer_stl", "none") == ([], None)
-    rows, _ = training.of("swin_t/bra", "swin_t", "nat_t, cswin_t")
+    assert recipe_lines.of("swin_t/bra", "swin_t") == ([], None)
+    assert recipe_lines.of("swin_t", "biformer_stl", "none") == ([], None)
+    rows, _ = recipe_lines.of("swin_t/bra", "swin_t", "nat_t, cswin_t")
     assert ("peak lr", "0.001", "0.002") in {(row.aspect, row.a, row.b) for row in rows}
     with pytest.raises(AttnbenchError, match="--recipes takes two recipes"):
-        training.of("a", "b", "swin_t")
+        recipe_lines.of("a", "b", "swin_t")
     with pytest.raises(AttnbenchError, match="unknown recipe 'swin'"):
-        training.of("a", "b", "swin,nat_t")
+        recipe_lines.of("a", "b", "swin,nat_t")
 
 
 def test_the_command_has_both() -> None:

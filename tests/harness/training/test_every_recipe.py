@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 import torch
 from attnbench import recipes
-from attnbench.harness.training import scoring, session
+from attnbench.harness.training import checkpoint_scores, runs
 from attnbench.harness.training.ranks import joined
 from attnbench.progress import PlainProgress, QuietProgress
 
@@ -35,14 +35,15 @@ with joined("cpu") as ranks:
             if (folder / "done").exists():
                 continue
             recipe = recipes.get(name).changed(changes)
-            request = session.Request(
+            request = runs.Request(
                 layout="swin_pico", mechanism="shifted_window", recipe=recipe, changes=changes, root=place,
                 out=folder, resolution=32, device_batch=8, workers=0, checkpoint_every=2,
                 token_labels=labels if recipe.token_labels else "",
             )
-            session.train(request, ranks, PlainProgress() if ranks.first else QuietProgress())
+            runs.train(request, ranks, PlainProgress() if ranks.first else QuietProgress())
             last = max(folder.glob("checkpoint-*"))
-            lines = scoring.run(scoring.Request(last, "", place, ("authors", "timm")), ranks, print)
+            scored = checkpoint_scores.Request(last, "", place, ("authors", "timm"))
+            lines = checkpoint_scores.run(scored, ranks, print)
             if ranks.first:
                 (folder / "done").write_text("\\n".join(lines))
             ranks.wait()

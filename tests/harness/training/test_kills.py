@@ -21,7 +21,7 @@ SCRIPT = """
 import os, sys
 import torch
 from attnbench.commands import train
-from attnbench.harness.training import session
+from attnbench.harness.training import runs
 from attnbench.harness.training.ranks import Ranks
 from attnbench.progress import QuietProgress
 
@@ -31,7 +31,7 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        session.train(session.Request(**train.read(given)), Ranks(), QuietProgress())
+        runs.train(runs.Request(**train.read(given)), Ranks(), QuietProgress())
         os._exit(0)
     print(child, flush=True)
     _, status = os.waitpid(child, 0)

@@ -22,11 +22,11 @@ from attnbench import recipes, store
 from attnbench.configurations import Configuration
 from attnbench.errors import AttnbenchError
 from attnbench.harness.models.backbone import create_model
-from attnbench.harness.training import checkpoint, scoring, session
+from attnbench.harness.training import checkpoint, checkpoint_scores, runs
+from attnbench.harness.training.image_transforms import for_training
 from attnbench.harness.training.journal import read_rows
 from attnbench.harness.training.randomness import seed_of
 from attnbench.harness.training.ranks import Ranks
-from attnbench.harness.training.transforms import for_training
 from attnbench.progress import QuietProgress
 from attnbench.record import Measurement
 from attnbench.tables import render
@@ -41,9 +41,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_images.folder(tmp_path_factory.mktemp("images") / "made", train=88, test=23)
 
 
-def request_of(made: Path, out: Path, recipe: str = "swin_t", **given: Any) -> session.Request:
+def request_of(made: Path, out: Path, recipe: str = "swin_t", **given: Any) -> runs.Request:
     changes = {"schedule.epochs": 2, "global_batch": BATCH, **given.pop("changes", {})}
-    return session.Request(
+    return runs.Request(
         layout=given.pop("layout", "swin_pico"),
         mechanism=given.pop("mechanism", "shifted_window"),
         recipe=recipes.get(recipe).changed(changes),
@@ -56,8 +56,8 @@ def request_of(made: Path, out: Path, recipe: str = "swin_t", **given: Any) -> s
     )
 
 
-def train(request: session.Request) -> Any:
-    return session.train(request, Ranks(), QuietProgress())
+def train(request: runs.Request) -> Any:
+    return runs.train(request, Ranks(), QuietProgress())
 
 
 def losses(folder: Path) -> list[float]:
@@ -148,9 +148,9 @@ def test_two_ranks_train_as_one_with_the_same_global_batch(made: Path, tmp_path:
 def test_every_image_is_scored_once_on_any_number_of_ranks(made: Path) -> None:
     """23 images over three ranks, none padded: the whole counts add up."""
     from attnbench.harness.training.evaluation import score
+    from attnbench.harness.training.image_transforms import for_evaluation
     from attnbench.harness.training.images import Damage
     from attnbench.harness.training.sources import open_images
-    from attnbench.harness.training.transforms import for_evaluation
 
     source = open_images("", str(made), "test")
     model = create_model("swin_pico", "identity", num_classes=5, in_chans=3)
@@ -203,8 +203,8 @@ def test_records_say_how_it_was_trained(finished: Path) -> None:
 
 def test_eval_gives_what_training_recorded(made: Path, finished: Path) -> None:
     last = max(finished.glob("checkpoint-*"))
-    request = scoring.Request(last, "", str(made), ("authors", "timm"))
-    lines = scoring.run(request, Ranks(), print)
+    request = checkpoint_scores.Request(last, "", str(made), ("authors", "timm"))
+    lines = checkpoint_scores.run(request, Ranks(), print)
     recorded = {m.name: m.value for m in store.read(finished / "records", print)}
     assert f"top-1 {recorded['top1']:.3f} %" in lines[1]
     assert lines[1].startswith("raw weights, crop of deit_s's authors (center, 0.875) at 32 px")
@@ -218,14 +218,16 @@ def test_eval_of_released_weights_by_the_key_maps(made: Path, tmp_path: Path) ->
     torch.save({"model": model.state_dict()}, tmp_path / "released.pth")
     options = {"num_classes": 5, "in_chans": 3}
     named = Configuration("swin_pico", "shifted_window", options)
-    lines = scoring.run(
-        scoring.Request(tmp_path / "released.pth", "", str(made), ("authors",), model=named), Ranks(), print
+    lines = checkpoint_scores.run(
+        checkpoint_scores.Request(tmp_path / "released.pth", "", str(made), ("authors",), model=named),
+        Ranks(),
+        print,
     )
     assert lines[1].startswith("model weights, crop of swin_t's authors")
     named = Configuration("swin_pico", "shifted_window", options | {"num_classes": 1000})
-    other = scoring.Request(tmp_path / "released.pth", "", str(made), ("authors",), model=named)
+    other = checkpoint_scores.Request(tmp_path / "released.pth", "", str(made), ("authors",), model=named)
     with pytest.raises(AttnbenchError, match="the weights tell 1000 classes, the data have 5"):
-        scoring.run(other, Ranks(), print)
+        checkpoint_scores.run(other, Ranks(), print)
 
 
 def as_row(m: Measurement, **changed: Any) -> Measurement:
@@ -303,3 +305,26 @@ def test_posterizing_to_nothing_is_black_as_it_was_before_pillow_refused_it() ->
 
     for _ in range(5):
         assert transform(Image.new("RGB", (40, 40), (200, 200, 200))).shape == (3, SIZE, SIZE)
+
+
+def test_where_memory_is_short_gradients_are_summed_over_smaller_parts(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device on which no more than four images fit at once: the update stays one of sixteen."""
+    real = create_model("swin_pico", "identity").__class__.forward
+
+    def forward(self: Any, images: Tensor) -> Tensor:
+        if len(images) > 4 and self.training:
+            raise torch.OutOfMemoryError("made up")
+        return real(self, images)
+
+    monkeypatch.setattr("attnbench.harness.models.backbone.Backbone.forward", forward)
+    result = train(request_of(made, tmp_path / "short", mechanism="identity"))
+    assert result.updates == 10
+    m = next(iter(store.read(tmp_path / "short" / "records", print)))
+    assert (m.details["micro_batch"], m.details["global_batch"]) == (4, BATCH)
+    assert (
+        train(request_of(made, tmp_path / "short", mechanism="identity")).updates == 10
+    )  # taken up as it was
+    with pytest.raises(AttnbenchError, match=r"8 images at once do not fit .* give --device-batch 4"):
+        train(request_of(made, tmp_path / "asked", mechanism="identity", device_batch=8))

@@ -16,10 +16,10 @@ from attnbench.harness.models.checkpoints import load_checkpoint
 from attnbench.harness.training import checkpoint
 from attnbench.harness.training.classification import moments
 from attnbench.harness.training.evaluation import score
+from attnbench.harness.training.image_transforms import for_evaluation
 from attnbench.harness.training.images import Damage
 from attnbench.harness.training.ranks import Ranks
 from attnbench.harness.training.sources import called, open_images
-from attnbench.harness.training.transforms import for_evaluation
 from attnbench.recipes import Evaluation, Recipe
 
 TIMM = Evaluation(crop="center", crop_pct=0.9, interpolation="bicubic")

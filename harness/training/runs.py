@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from attnbench import store
 from attnbench.errors import AttnbenchError
 from attnbench.harness.data._images import ImageSource
 from attnbench.harness.models.backbone import Backbone, create_model
-from attnbench.harness.training import loop, records
+from attnbench.harness.training import checkpoint, loop, records
 from attnbench.harness.training.classification import Classification, make_optimizer
 from attnbench.harness.training.order import make_plan
 from attnbench.harness.training.randomness import seed_of
@@ -53,6 +53,8 @@ class Request:
     token_labels: str = ""
     download: bool = False
     stop_after: int = 0
+    shrunk: int = 0
+    """Images at once, where more were found not to fit."""
 
     @property
     def size(self) -> int:
@@ -70,19 +72,45 @@ def train(request: Request, ranks: Ranks, progress: Progress) -> loop.Result:
         store.check_writable(request.out)
         progress.say(describe(request, ranks))
     train_set, test_set = open_splits(request, ranks)
-    run = prepare(request, ranks, train_set, test_set, progress)
-    try:
-        result = loop.train(run)
-    except torch.OutOfMemoryError as error:
-        half = max(1, run.plan.micro_batch // 2)
-        raise AttnbenchError(
-            f"{run.plan.micro_batch} images at once do not fit the device's memory; give --device-batch "
-            f"{half}: the global batch of {run.plan.global_batch} stays, gradients are summed"
-        ) from error
+    while True:
+        run = prepare(request, ranks, train_set, test_set, progress)
+        try:
+            result = loop.train(run)
+            break
+        except torch.OutOfMemoryError as error:
+            request = replace(request, shrunk=_smaller(request, run, error))
+            progress.say(
+                f"warning: {run.plan.micro_batch} images at once do not fit the device's memory; "
+                f"{request.shrunk} may, {run.plan.global_batch} an update as before, gradients summed"
+            )
     if ranks.first and result.updates == run.plan.updates:
         found = records.of(request, run, result, (train_set, test_set))
         records.append_once(request.out / "records" / "train.jsonl", found)
     return result
+
+
+def _smaller(request: Request, run: loop.Run, error: torch.OutOfMemoryError) -> int:
+    """Half of the images at once, where nothing has been trained with more and no rank waits for this one.
+
+    Raises:
+        AttnbenchError: it is for the user to say.
+    """
+    half = run.plan.micro_batch // 2
+    begun = checkpoint.peek(request.out) is not None
+    if request.device_batch or begun or run.ranks.world > 1 or half < 2:
+        raise AttnbenchError(
+            f"{run.plan.micro_batch} images at once do not fit the device's memory; give --device-batch "
+            f"{max(1, half)}, and another --out if this run has checkpoints: the global batch of "
+            f"{run.plan.global_batch} stays, gradients are summed"
+        ) from error
+    return half
+
+
+def _at_once(request: Request) -> int:
+    """Most images at once: as asked for, as the run was begun with, or as the recipe's authors had it."""
+    found = checkpoint.peek(request.out)
+    begun_with = found["identity"].get("micro_batch", 0) if found else 0
+    return request.device_batch or begun_with or request.shrunk or request.recipe.device_batch
 
 
 def open_splits(request: Request, ranks: Ranks) -> tuple[ImageSource, ImageSource]:
@@ -129,12 +157,11 @@ def prepare(
         limit=limit,
         workers=_workers(request, ranks),
     )
-    batch = request.device_batch or recipe.device_batch
     plan = make_plan(
         task.draws(),
         recipe.schedule.total_epochs,
         recipe.global_batch,
-        batch,
+        _at_once(request),
         ranks.world,
         request.seed,
         recipe.augmentation.mixes or recipe.token_labels is not None,
