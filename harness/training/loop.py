@@ -255,6 +255,7 @@ class _Trainer:
         scores: Scores = {}
         for suffix, model in (("", self.run.model), ("_ema", self.ema and self.ema.module)):
             if model is not None:
+                self.ranks.same_buffers(model)
                 model.eval()
                 with torch.no_grad(), self._autocast():
                     found = task.evaluate(model, self.ranks)

@@ -38,13 +38,11 @@ class Ranks:
         if self.world > 1:
             dist.barrier()
 
-    def agree(self, value: object) -> object:
-        """The first rank's value, on all ranks; any object of plain types."""
-        if self.world == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box)
-        return box[0]
+    def same_buffers(self, module: nn.Module) -> None:
+        """Give the first rank's buffers (BatchNorm's statistics) to all: they are what a checkpoint holds."""
+        if self.world > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
 
     def share(self, model: nn.Module, broadcast_buffers: bool = True, unused: bool = False) -> nn.Module:
         """The model, its gradients averaged over all ranks.
