@@ -19,6 +19,7 @@ from attnbench.harness.training import checkpoint
 # Both ranks train one recipe after another; a run that is finished is passed over when the script runs again.
 SCRIPT = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 import torch
 from attnbench import recipes
@@ -40,7 +41,9 @@ with joined("cpu") as ranks:
                 out=folder, resolution=32, device_batch=8, workers=0, checkpoint_every=2,
                 token_labels=labels if recipe.token_labels else "",
             )
-            runs.train(request, ranks, PlainProgress() if ranks.first else QuietProgress())
+            progress = PlainProgress() if ranks.first else QuietProgress()
+            runs.train(replace(request, stop_after=7 + len(name)), ranks, progress)  # its state is lost
+            runs.train(request, ranks, progress)
             last = max(folder.glob("checkpoint-*"))
             scored = checkpoint_scores.Request(last, "", place, ("authors", "timm"))
             lines = checkpoint_scores.run(scored, ranks, print)
@@ -75,11 +78,11 @@ def test_every_recipe_trains_is_killed_goes_on_and_is_evaluated(tmp_path: Path) 
         str(script),
     ]
     while True:
-        process = subprocess.Popen(
-            [*launch, str(out), str(labels), *places],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL, stderr=(tmp_path / f"log{kills}").open("w"),
-        )  # fmt: skip
+        with (tmp_path / f"log{kills}").open("w") as log:
+            process = subprocess.Popen(
+                [*launch, str(out), str(labels), *places],
+                env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=log,
+            )  # fmt: skip
         if kills < 3:
             _until_at_work(process, out)
             time.sleep(draw.uniform(0, 6))
