@@ -20,6 +20,9 @@ Array = NDArray[np.float64]
 MARGIN = 1.0
 """Points of accuracy; means closer than this are not told apart, however alike their seeds are."""
 
+LEAST = 3
+"""Seeds that two rows must share to be compared: of two, an interval is some twelve standard errors wide."""
+
 CONFIDENCE = 0.95
 
 
@@ -46,7 +49,7 @@ def apart(
     """Pairs of rows whose means differ by more than the margin, in the seeds that both have.
 
     Of the pairs told apart, at most 1 − ``confidence`` are expected to be mistakes (the false discovery rate:
-    Benjamini and Hochberg, 1995). A pair that shares fewer than two seeds is not told apart.
+    Benjamini and Hochberg, 1995). A pair that shares fewer than :data:`LEAST` seeds is not told apart.
 
     Args:
         rows: accuracy in percent by seed, by row.
@@ -61,11 +64,12 @@ def apart(
 def detectable(rows: Mapping[str, Mapping[int, float]], confidence: float = CONFIDENCE) -> float:
     """The smallest difference in points that so many seeds would tell, for the median pair of rows.
 
-    The margin and the reach of the interval of a paired difference. Infinite with fewer than two seeds.
+    The margin and the reach of the interval of a paired difference. Infinite with fewer than :data:`LEAST`
+    seeds.
     """
-    reaches = []
-    for one, other in combinations(sorted(rows), 2):
-        reaches.append(_reach(_differences(rows[one], rows[other]), confidence))
+    pairs = combinations(sorted(rows), 2)
+    shared = [_differences(rows[one], rows[other]) for one, other in pairs]
+    reaches = [_reach(d, confidence) if len(d) >= LEAST else math.inf for d in shared]
     return MARGIN + float(np.median(reaches)) if reaches else math.inf
 
 
@@ -112,7 +116,7 @@ def _reach(values: Array, confidence: float) -> float:
 
 def _p_value(differences: Array, margin: float) -> float:
     """Probability of a mean so far beyond the margin if the truth were at it; of both sides."""
-    if len(differences) < 2:
+    if len(differences) < LEAST:
         return 1.0
     beyond = abs(float(differences.mean())) - margin
     error = float(differences.std(ddof=1)) / math.sqrt(len(differences))

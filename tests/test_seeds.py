@@ -44,9 +44,11 @@ def test_ties_are_ties() -> None:
     assert seeds.apart({"one": exact, "other": by_seed(51.1, 51.1, 51.1)})
 
 
-def test_fewer_than_two_common_seeds_tell_nothing() -> None:
+def test_fewer_than_three_common_seeds_tell_nothing() -> None:
     assert not seeds.apart({"one": by_seed(10.0), "other": by_seed(90.0)})
-    assert not seeds.apart({"one": {0: 10.0, 1: 11.0}, "other": {2: 90.0, 3: 91.0}})
+    assert not seeds.apart({"one": by_seed(10.0, 11.0), "other": by_seed(90.0, 91.0)})
+    assert not seeds.apart({"one": {0: 10.0, 1: 11.0, 4: 10.0}, "other": {2: 90.0, 3: 91.0, 4: 90.0}})
+    assert seeds.apart({"one": by_seed(10.0, 11.0, 10.0), "other": by_seed(90.0, 91.0, 90.0)})
 
 
 def test_false_discoveries_are_rare_among_alike_rows() -> None:

@@ -6,32 +6,64 @@ from typing import Any
 import click
 
 from attnbench import datasets, registry
-from attnbench.commands import _arguments
-from attnbench.commands._arguments import DEFAULT_OUT, before_torch, option, plugin_option, positive, warn
-from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.commands import _types
+from attnbench.commands._arguments import (
+    DEFAULT_OUT,
+    before_torch,
+    deliver,
+    output_option,
+    plugin_option,
+    settings_option,
+    warn,
+)
+from attnbench.errors import AttnbenchError
 
-FORMATS = ("md", "csv", "json")
+
+def _names() -> list[str]:
+    return ["all", *datasets.names("probe")]
+
+
+class _Rates(click.ParamType):
+    """Learning rates separated by commas, as a tuple."""
+
+    name = "rates"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The rates in the order given."""
+        if isinstance(value, tuple):
+            return value
+        each = _types.Number(0, 1, above=True, below=True)
+        return tuple(dict.fromkeys(each.convert(part, param, ctx) for part in value.split(",")))
 
 
 @click.command()
-@click.argument("probes", nargs=-1, metavar="[NAME ...|all]")
-@click.option("--mechanisms", default="", metavar="A,B", help="Comma-separated.  [default: all]")
-@click.option("--seeds", default="", metavar="N", help="Seeds 0 to N − 1 of each.  [default: 1]")
-@click.option("--layout", default="", metavar="NAME", help="Layout of one stage.  [default: the probe's]")
-@click.option("--steps", default="", metavar="N", help="Training steps.  [default: the probe's]")
-@click.option("--rates", default="", metavar="A,B", help="To choose from.  [default: 0.001,0.003]")
-@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the mechanisms.")
-@click.option("--impl", default="auto", show_default=True, help="Implementation of the mechanisms.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-@click.option("--threads", default="", metavar="N", help="Of torch on a CPU.  [default: torch's choice]")
-@click.option("--out", default=DEFAULT_OUT, show_default=True, metavar="DIR", help="Where records are kept.")
-@click.option("--records", default="", metavar="DIR", help="Train nothing: print what these records hold.")
+@click.argument("probes", nargs=-1, type=_types.Name("probe", _names), metavar="[NAME ...|all]")
+@click.option("--mechanisms", type=_types.MECHANISMS, metavar="A,B", help="Comma-separated.  [default: all]")
+@click.option("--seeds", type=_types.Whole(1, 1000), default=1, show_default=True, help="Seeds 0 to N − 1.")
+@click.option("--layout", type=_types.LAYOUT, help="Layout of one stage.  [default: the probe's]")
+@click.option("--steps", type=_types.Whole(1, 10**7), help="Training steps.  [default: the probe's]")
+@click.option("--rates", type=_Rates(), metavar="A,B", help="To choose from.  [default: 0.001,0.003]")
+@settings_option
+@click.option("--impl", type=_types.IMPL, default="auto", show_default=True, help="Of the mechanisms.")
+@click.option("--device", type=_types.Device(), default="auto", show_default=True, help="cpu, cuda or auto.")
+@click.option("--threads", type=_types.THREADS, help="Of torch on a CPU.  [default: torch's choice]")
+@click.option("--out", type=_types.Folder(), default=DEFAULT_OUT, show_default=True, help="For records.")
+@click.option("--records", type=_types.Existing(), help="Train nothing: print what these records hold.")
 @click.option("--show", is_flag=False, flag_value="-", default="", metavar="[FILE]", help="Draw examples.")
-@click.option("--format", "form", default="md", show_default=True, help="md, csv or json.")
+@click.option(
+    "--format", "form", type=_types.OneOf("format", "md", "csv", "json"), default="md", show_default=True
+)
+@output_option
 @click.option("--force", is_flag=True, help="Train again what has a record.")
 @plugin_option
 def command(
-    probes: tuple[str, ...], mechanisms: str, show: str, records: str, form: str, **given: Any
+    probes: tuple[str, ...],
+    mechanisms: tuple[str, ...] | None,
+    show: str,
+    records: Path | None,
+    form: str,
+    output: Path | None,
+    **given: Any,
 ) -> None:
     """Train mechanisms on probes, and say how much they answer and why no more.
 
@@ -40,26 +72,15 @@ def command(
     none: a number that explains itself. 'attnbench probe --show' prints an example of each; docs/probes.md
     has the reasons and the figures.
     """
-    chosen = _probes(probes)
-    if form not in FORMATS:
-        raise UnknownNameError("format", form, FORMATS)
+    known = datasets.names("probe")
+    chosen = tuple(known) if not probes or "all" in probes else tuple(dict.fromkeys(probes))
+    if show in known:  # what follows --show may be meant as a file or as a probe
+        chosen, show = tuple(dict.fromkeys((*probes, show))), "-"
     if show:
         return _show(chosen, show)
-    wanted = _arguments.names("mechanism", mechanisms, registry.names())
-    if not records:
-        records = _train(chosen, wanted or tuple(registry.names()), given)
-    _print(chosen, wanted, Path(records), form)
-
-
-def _probes(given: tuple[str, ...]) -> tuple[str, ...]:
-    """The probes asked for, all if none was named."""
-    known = datasets.names("probe")
-    for name in given:
-        if name != "all" and name not in known:
-            raise UnknownNameError("probe", name, ["all", *known])
-    if given and "all" not in given:
-        return tuple(dict.fromkeys(given))
-    return tuple(known)
+    if records is None:
+        records = _train(chosen, mechanisms or tuple(registry.names()), given)
+    deliver(_table(chosen, mechanisms, records, form), output)
 
 
 def _show(probes: tuple[str, ...], target: str) -> None:
@@ -74,12 +95,8 @@ def _show(probes: tuple[str, ...], target: str) -> None:
     save_figure(show.figure(list(probes)), Path(target))
 
 
-def _train(probes: tuple[str, ...], mechanisms: tuple[str, ...], given: dict[str, Any]) -> str:
+def _train(probes: tuple[str, ...], mechanisms: tuple[str, ...], given: dict[str, Any]) -> Path:
     """Train what has no record; the folder of the records."""
-    count = positive("seeds", given["seeds"], 1)
-    steps = positive("steps", given["steps"], 0)
-    threads = positive("threads", given["threads"], 0)
-    rates = _rates(given["rates"])
     before_torch()
     import torch
 
@@ -87,18 +104,18 @@ def _train(probes: tuple[str, ...], mechanisms: tuple[str, ...], given: dict[str
     from attnbench.harness.probes import campaign
     from attnbench.progress import make_progress
 
-    if threads:
-        torch.set_num_threads(threads)
+    if given["threads"]:
+        torch.set_num_threads(given["threads"])
     request = campaign.Request(
         probes=probes,
         mechanisms=mechanisms,
-        seeds=tuple(range(count)),
+        seeds=tuple(range(given["seeds"])),
         device=environment.resolve_device(given["device"]),
-        out=Path(given["out"]),
-        layout=given["layout"],
-        steps=steps,
-        rates=rates,
-        options=dict(option(setting) for setting in given["settings"]),
+        out=given["out"],
+        layout=given["layout"] or "",
+        steps=given["steps"] or 0,
+        rates=given["rates"] or (),
+        options=given["settings"],
         impl=given["impl"],
         force=given["force"],
     )
@@ -108,20 +125,10 @@ def _train(probes: tuple[str, ...], mechanisms: tuple[str, ...], given: dict[str
         warn(failure)
     if summary.trained and len(summary.failed) == summary.trained and not summary.known:
         raise AttnbenchError(f"nothing could be trained: {summary.failed[0]}")
-    return str(request.out / "records")
+    return request.out / "records"
 
 
-def _rates(text: str) -> tuple[float, ...]:
-    try:
-        found = tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        found = (0.0,)
-    if any(not 0 < rate < 1 for rate in found):
-        raise AttnbenchError(f"--rates must be numbers between 0 and 1, separated by commas, got {text!r}")
-    return found
-
-
-def _print(probes: tuple[str, ...], mechanisms: tuple[str, ...], records: Path, form: str) -> None:
+def _table(probes: tuple[str, ...], mechanisms: tuple[str, ...] | None, records: Path, form: str) -> str:
     before_torch()  # a probe's question stands in its class
     from attnbench import store
     from attnbench.tables import probe_profile, probe_text
@@ -130,4 +137,4 @@ def _print(probes: tuple[str, ...], mechanisms: tuple[str, ...], records: Path, 
     profiles = probe_profile.profiles(found, probes)
     if not profiles:
         raise AttnbenchError(f"no record of {', '.join(probes)} in {records}; leave out --records to train")
-    click.echo(probe_text.render(profiles, form), nl=False)
+    return probe_text.render(profiles, form)

@@ -69,7 +69,7 @@ def _told(profile: Profile) -> str:
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     text = f"{profile.title}: guessing {profile.chance:.1f} %, without attention {profile.floor:.1f} %; "
     text += f"{many} seed{'s' if counts[-1] > 1 else ''}"
-    least = seeds.detectable(accuracies)
+    least = seeds.detectable({r: found for r, found in accuracies.items() if len(found) >= seeds.LEAST})
     if least < math.inf:
         return f"{text}, the typical pair of rows is told apart from {least:.1f} points on."
     return f"{text}, so that no difference between rows is claimed."

@@ -140,7 +140,7 @@ def why(row: Row, profile: Profile) -> str:
         guess = next(iter(row.details.values()))["guessing_loss"]
         parts.append(f"did not train {which} (loss {', '.join(losses)}; guessing {guess:.2f})")
     for hop, value in hops.items():
-        parts.append(f"{_verb(hop, value, profile.chance)} ({row.share(hop):.0f} %)")
+        parts.append(f"{_verb(hop, value, profile.chance, row.name)} ({row.share(hop):.0f} %)")
     if not hops:
         accuracy = row.mean("accuracy")
         assert accuracy is not None
@@ -149,7 +149,7 @@ def why(row: Row, profile: Profile) -> str:
     return "; ".join(parts)
 
 
-def _verb(hop: str, value: float, chance: float) -> str:
+def _verb(hop: str, value: float, chance: float, row: str) -> str:
     """What a mechanism does with the questions of a hop; their share follows in brackets."""
     guesses = value <= chance + NEAR
     if hop == "one_hop":
@@ -158,8 +158,13 @@ def _verb(hop: str, value: float, chance: float) -> str:
         return "answers what it reads" if value >= 95 else f"{value:.0f} % right in what it reads"
     if hop == "composed":
         return "does not compose" if guesses else f"composes: {value:.0f} % right"
-    leak = f"{value:.0f} % right OUT OF REACH: reads more than it says"
-    return "guesses out of reach" if guesses else leak
+    if guesses:
+        return "guesses out of reach"
+    name = row.partition("[")[0]
+    chooses = name in registry.names() and registry.get(name).facts.pattern != "static"
+    if chooses:  # then the choice itself may tell something, and such questions are few
+        return f"{value:.0f} % right in what it did not choose"
+    return f"{value:.0f} % right OUT OF REACH: reads more than it says"
 
 
 def title(row: str) -> str:

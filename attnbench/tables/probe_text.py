@@ -58,8 +58,8 @@ def told_apart(profiles: Sequence[Profile]) -> str:
 
 
 def groups(profile: Profile) -> dict[str, str]:
-    """Letters by row; none for a row of one seed, of which nothing can be told."""
-    rows = {name: by_seed for name, by_seed in profile.accuracies().items() if len(by_seed) > 1}
+    """Letters by row; none for a row of too few seeds, of which nothing can be told."""
+    rows = {name: by_seed for name, by_seed in profile.accuracies().items() if len(by_seed) >= seeds.LEAST}
     if len(rows) < 2:
         return {}
     ordered = [name for name in profile.rows if name in rows]
@@ -112,13 +112,12 @@ def _below(profile: Profile, has_hops: bool) -> str:
         )
     counts = {row.seeds for row in profile.rows.values() if row.seeds}
     if max(counts, default=0) > 1:
-        least = seeds.detectable(profile.accuracies())
-        told.append(
-            "± is half of the 95 % interval over seeds; rows that share a letter are not told apart"
-            + (f"; the typical pair is told apart from {least:.1f} points on." if least < math.inf else ".")
-        )
-    else:
-        told.append("One seed: nothing is said of differences between rows.")
+        told.append("± is half of the 95 % interval over seeds; rows that share a letter are not told apart.")
+    rows = {name: found for name, found in profile.accuracies().items() if len(found) >= seeds.LEAST}
+    if len(rows) > 1:
+        told[-1] += f" The typical pair is told apart from {seeds.detectable(rows):.1f} points on."
+    if min(counts, default=0) < seeds.LEAST:
+        told.append(f"Of rows of fewer than {seeds.LEAST} seeds nothing is said how they differ from others.")
     told.append(imagenet(profile))
     told.append(f"Measured {profile.conditions}.")
     return "\n\n".join(filter(None, told))

@@ -50,7 +50,7 @@ def figure(names: list[str], seed: int = 0) -> Any:
 
 def _draw(axis: Any, name: str, probe: Probe, draw: Draw) -> None:
     side = draw.images.shape[-1] // CELL
-    axis.imshow((draw.images[0, :3].permute(1, 2, 0) + 1) / 2, interpolation="nearest")
+    axis.imshow(((draw.images[0, :3].permute(1, 2, 0) + 1) / 2).numpy(), interpolation="nearest")
     axis.set_title(datasets.get(name).facts.title, fontsize=10)
     axis.set_xticks([])
     axis.set_yticks([])
