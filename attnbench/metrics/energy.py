@@ -109,8 +109,10 @@ def _counter(device: "torch.device") -> Callable[[], float]:
 
 
 def _nvml(device: "torch.device") -> Callable[[], float]:
+    from attnbench.harness.frequencies import import_nvml
+
     try:
-        import pynvml
+        pynvml = import_nvml()
     except ImportError as error:
         raise AttnbenchError(
             "the energy of a CUDA device is read through NVML: pip install 'attnbench[gpu]'"

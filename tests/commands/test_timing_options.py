@@ -1,6 +1,7 @@
 """The options of ``attnbench run`` that concern timing, as a user meets them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 QUICK = ("run", "--layout", "swin_pico", "--device", "cpu", "--metrics", "throughput", "--mechanisms", "full")
 
 
-def attnbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def attnbench(
+    *arguments: str, cwd: Path, environ: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "attnbench", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environ)
 
 
 @pytest.mark.slow
@@ -44,6 +47,24 @@ def test_baseline_regimes_threads_and_precision_are_in_the_record(tmp_path: Path
         assert ("latency_ms" in record["details"]) == (record["cell"]["regime"] == "latency")
     again = attnbench(*QUICK, "--modes", "infer", "--precision", "fp32", *options, cwd=tmp_path)
     assert "0 cells measured, 4 were there already" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_candidate_lives_in_as_many_processes_as_are_asked_for(tmp_path: Path) -> None:
+    conditions = ["--modes", "infer", "--precision", "fp32", "--threads", "1"]
+    environ = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    options = [*conditions, "--processes", "2", "--budget", "1"]
+    found = attnbench(*QUICK, *options, cwd=tmp_path, environ=environ)
+    assert found.returncode == 0, found.stderr
+    paths = list(tmp_path.rglob("records/*.jsonl"))
+    records = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    assert {r["cell"]["mechanism"] for r in records} == {"full", "timm_swin"}
+    for record in records:
+        assert set(record["details"]["process_of_block"]) == {0, 1}
+        assert len(record["details"]["process_of_block"]) == len(record["samples"])
+        assert "OMP_WAIT_POLICY" not in record["environment"]["thread_settings"]  # as the user has it
+    (full,) = (r["details"] for r in records if r["cell"]["mechanism"] == "full")
+    assert (full["interval"], full["processes"], full["margin"]) == ("processes", 2, 0.0)
 
 
 @pytest.mark.parametrize(
