@@ -107,6 +107,13 @@ def test_every_recipe_trains_is_killed_goes_on_and_is_evaluated(tmp_path: Path) 
             details = next(iter(store.read(folder / "records", print))).details
             assert (details["epochs"], details["ranks"], details["recipe"]) == (2, 2, name)
             assert state.facts["identity"]["recipe_name"] == name
+    for name in recipes.names():  # killed or not, from folders or shards: the same bits
+        (_, one), (_, other) = (
+            checkpoint.newest(out / f"{Path(place).name}-{name}", print) or pytest.fail("no checkpoint")
+            for place in places
+        )
+        assert one.tensors.keys() == other.tensors.keys()
+        assert all(tensor.equal(other.tensors[key]) for key, tensor in one.tensors.items()), name
 
 
 def _until_at_work(process: subprocess.Popen, out: Path) -> None:
