@@ -34,13 +34,15 @@ def attend(
     return logits.softmax(dim=-1) @ v
 
 
-def fastest(device: torch.device, dtype: torch.dtype, training: bool) -> str:
+def fastest(device: torch.device, dtype: torch.dtype, training: bool, *, plain: bool = False) -> str:
     """``sdpa`` or ``eager``, whichever is faster in :func:`attend`.
 
-    On a CPU torch's fused attention gains up to 15 % for inference in float32, nothing for its gradients, and
-    in bfloat16 loses: its backward pass is four to six times slower there.
+    Measured on a CPU (docs/speed.md): in windows or with a bias torch's fused attention gains up to 15 % for
+    inference in float32, nothing for its gradients, and in bfloat16 loses. On a whole map without a bias
+    (``plain``) it gains from 2 % to 4 times, but for gradients in half precision, where it loses a third.
     """
-    if device.type == "cpu" and (training or dtype not in (torch.float32, torch.float64)):
+    half = dtype not in (torch.float32, torch.float64)
+    if device.type == "cpu" and ((training and half) or (not plain and (training or half))):
         return "eager"
     return "sdpa"
 
@@ -60,6 +62,18 @@ class FastestAttend:
     ) -> str:
         """``sdpa`` or ``eager``, whatever the map; see :func:`fastest`."""
         return fastest(device, dtype, training)
+
+
+class FastestPlainAttend:
+    """The same for attention over a whole map without a bias, which hands its choice to :func:`attend`."""
+
+    impl: str
+
+    def implementation(
+        self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
+    ) -> str:
+        """``sdpa`` or ``eager``, whatever the map; see :func:`fastest`."""
+        return fastest(device, dtype, training, plain=True)
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbench.mechanisms._attend import FastestAttend, attend
+from attnbench.implementations import resolve
+from attnbench.mechanisms._attend import FastestPlainAttend, attend
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site
 
@@ -12,7 +13,7 @@ POOLED = 7
 """Side of the pooled map of the linear variant."""
 
 
-class ReducedAttention(FastestAttend, nn.Module):
+class ReducedAttention(FastestPlainAttend, nn.Module):
     """Queries from all N tokens, keys and values from N_k tokens of a smaller map.
 
     The smaller map is LayerNorm(strided r × r convolution of x), or, ``linear``,
@@ -69,7 +70,7 @@ class ReducedAttention(FastestAttend, nn.Module):
         q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
         kv = self.kv(self.reduce(x).flatten(1, 2)).unflatten(-1, (2, self.num_heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)  # each (B, heads, N_k, d)
-        out = attend(q, k, v, scale=self.head_dim**-0.5, impl=self.impl)
+        out = attend(q, k, v, scale=self.head_dim**-0.5, impl=resolve(self, q, x.shape[1], x.shape[2]))
         return self.proj(out.transpose(1, 2).reshape(*x.shape[:-1], -1))
 
     def reduce(self, x: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.backends import xformers_attention
-from attnbench.mechanisms._attend import FastestAttend, attend, split_heads
+from attnbench.implementations import resolve
+from attnbench.mechanisms._attend import FastestPlainAttend, attend, split_heads
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.registry import Site, register_mechanism
@@ -27,7 +28,7 @@ from attnbench.registry import Site, register_mechanism
     impls=("sdpa", "eager", "xformers"),
     goldens=("full_attention",),
 )
-class FullAttention(FastestAttend, nn.Module):
+class FullAttention(FastestPlainAttend, nn.Module):
     """Multi-head self-attention over all tokens of the map.
 
     Cost: 4·N·C² (projection) + 2·N²·C (attention) + k²·N·C (local, with a k × k depth-wise term) MACs.
@@ -73,7 +74,7 @@ class FullAttention(FastestAttend, nn.Module):
         B, H, W, C = x.shape
         qkv = self.qkv(x)
         q, k, v = split_heads(qkv.flatten(1, 2), self.num_heads)  # each (B, heads, N, d)
-        out = self.attend(q, k, v, scale=self.scale, impl=self.impl)
+        out = self.attend(q, k, v, scale=self.scale, impl=resolve(self, q, H, W))
         out = out.transpose(1, 2).reshape(B, H, W, -1)
         if self.lepe is not None:
             out = out + self.lepe(x if self.lepe_input == "x" else qkv[..., 2 * C :])

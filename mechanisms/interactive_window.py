@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbench.mechanisms._attend import FastestAttend, attend
+from attnbench.implementations import resolve
+from attnbench.mechanisms._attend import attend, fastest
 from attnbench.mechanisms._local import DepthwiseConv, neighbours
 from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.mechanisms._window_attention import (
@@ -150,8 +151,17 @@ class ScalableAttention(nn.Module):
             projected = (self.q(x), *self.kv(x).chunk(2, dim=-1))
         # (B, heads, tokens, channels); v has other channels than q and k
         q, k, v = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in projected)
-        out = attend(q, k, v, scale=self.scale, impl=self.impl)
+        impl = resolve(self, q, x.shape[1], x.shape[2])
+        out = attend(q, k, v, scale=self.scale, impl=impl)
         return self.proj(out.transpose(1, 2).reshape(x.shape))
+
+    def implementation(
+        self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
+    ) -> str:
+        """``eager`` on a CPU where heads of v have another width: torch's fused attention is slow there."""
+        if device.type == "cpu" and self.scaled != self.dim:
+            return "eager"
+        return fastest(device, dtype, training)
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""
@@ -204,7 +214,7 @@ class ScalableAttention(nn.Module):
     per_stage={"window_size": 7, "sr_ratio": (8, 4, 2, 1), "c_ratio": (1.25, 1.25, 1.25, 1.0)},
     goldens=("scalablevit_iwsa", "scalablevit_ssa"),
 )
-class InteractiveWindowAttention(FastestAttend, nn.Module):
+class InteractiveWindowAttention(nn.Module):
     """Even blocks attend inside interactive windows (IWSA), odd ones to the whole map, scaled (SSA).
 
     Cost: see :class:`InteractiveWindows` and :class:`ScalableAttention`.
@@ -264,6 +274,14 @@ class InteractiveWindowAttention(FastestAttend, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         return self.attention(x)
+
+    def implementation(
+        self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
+    ) -> str:
+        """The faster of ``sdpa`` and ``eager``, as the block's kind has it."""
+        if isinstance(self.attention, ScalableAttention):
+            return self.attention.implementation(device, dtype, height, width, training)
+        return fastest(device, dtype, training)
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench.mechanisms._attend import FastestAttend, attend, split_heads
+from attnbench.implementations import resolve
+from attnbench.mechanisms._attend import FastestPlainAttend, attend, split_heads
 from attnbench.mechanisms._local import DepthwiseConv, neighbours
 from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.registry import Site, register_mechanism
@@ -33,7 +34,7 @@ from attnbench.registry import Site, register_mechanism
     per_stage={"kind": ("local", "local", "global", "global")},
     goldens=("uniformer_global", "uniformer_local"),
 )
-class LocalGlobalAttention(FastestAttend, nn.Module):
+class LocalGlobalAttention(FastestPlainAttend, nn.Module):
     """Values aggregated by a learned affinity to near positions, or by attention over all tokens.
 
     Cost: local 2·N·C² (projection) + k²·N·C (local) MACs; global 4·N·C² (projection) + 2·N²·C (attention).
@@ -75,7 +76,7 @@ class LocalGlobalAttention(FastestAttend, nn.Module):
         if self.local is not None:
             return self.proj(self.local(self.qkv(x)))
         q, k, v = split_heads(self.qkv(x).flatten(1, 2), self.num_heads)  # each (B, heads, N, d)
-        out = attend(q, k, v, scale=self.scale, impl=self.impl)
+        out = attend(q, k, v, scale=self.scale, impl=resolve(self, q, x.shape[1], x.shape[2]))
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
     def macs(self, height: int, width: int) -> dict[str, int]:

@@ -48,7 +48,9 @@ class DynamicPositionBias(nn.Module):
         y, x = (torch.arange(1 - n, n, device=like.device, dtype=like.dtype) for n in group)
         offsets = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
         index = relative_position_index(group).to(like.device)
-        return self.layers(offsets)[index].permute(2, 0, 1)
+        L = index.shape[0]
+        # Heads first, so that what is added to the logits is contiguous.
+        return self.layers(offsets).t().index_select(1, index.flatten()).unflatten(1, (L, L))
 
     def macs(self, group: tuple[int, int]) -> int:
         """Multiply-adds for groups of h × w tokens."""

@@ -16,7 +16,6 @@ from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import attend
 from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.mechanisms._windows import (
-    merge,
     pad_map,
     partition,
     relative_position_index,
@@ -26,6 +25,11 @@ from attnbench.mechanisms._windows import (
     padding as missing,
 )
 from attnbench.registry import Site, register_mechanism
+
+
+def _roll(x: Tensor, shift: tuple[int, int]) -> Tensor:
+    """Roll (B, H, W, C) along H and W; no copy where there is nothing to roll."""
+    return torch.roll(x, shift, (1, 2)) if any(shift) else x
 
 
 @register_mechanism(
@@ -98,28 +102,34 @@ class ShiftedWindowAttention(nn.Module):
         self.size = (site.height, site.width)
         self.mask: Tensor | None
         self.register_buffer("mask", self._mask(*self.size), persistent=False)
+        self.index: Tensor
+        nominal, _ = self._effective(*self.size)
+        self.register_buffer("index", relative_position_index(nominal, self.window), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         B, H, W, _ = x.shape
         window, shift = self._effective(H, W)
-        if self.padding == "official":
-            x = pad_map(torch.roll(x, (-shift[0], -shift[1]), (1, 2)), window)
-            qkv = self.qkv(x)
+        rows, columns = (-(-n // w) for n, w in zip((H, W), window, strict=True))
+        whole = (rows * window[0], columns * window[1]) == (H, W)
+        x = _roll(x, (-shift[0], -shift[1]))
+        if self.padding == "official" or whole:  # the narrow map is cut, before its projection trebles it
+            tokens = self.qkv(partition(pad_map(x, window), window))
         else:
-            qkv = pad_map(torch.roll(self.qkv(x), (-shift[0], -shift[1]), (1, 2)), window)
-        tokens = partition(qkv, window)  # (B, windows, L, 3·C)
-        windows, L = tokens.shape[1:3]
-        # Windows and heads share one axis, so that a bias of all of them needs no copy per image.
-        q, k, v = tokens.view(B, windows, L, 3, self.num_heads, -1).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
-        out = attend(
-            q, k, v, scale=self.head_dim**-0.5, bias=self._bias(H, W, q), impl=resolve(self, q, H, W)
-        )
-        out = out.view(B, windows, self.num_heads, L, -1).transpose(2, 3).reshape(B, windows, L, -1)
+            tokens = partition(pad_map(self.qkv(x), window), window)  # (B, windows, L, 3·C)
+        q, k, v = tokens.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        impl, bias = resolve(self, q, H, W), self._bias(H, W, q)
+        if impl != "eager":  # fused kernels know four axes, so windows and heads share one
+            q, k, v = q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2)
+            if bias is not None:
+                bias = bias.expand(rows * columns, -1, -1, -1).flatten(0, 1)
+        out = attend(q, k, v, scale=self.head_dim**-0.5, bias=bias, impl=impl)
+        # Windows and heads back to the map in one copy.
+        out = out.reshape(B, rows, columns, self.num_heads, *window, -1).permute(0, 1, 4, 2, 5, 3, 6)
+        out = out.reshape(B, rows * window[0], columns * window[1], -1)
         if self.padding == "official":
-            out = self.proj(out)
-        out = torch.roll(merge(out, window, (H, W)), shift, (1, 2))
-        return out if self.padding == "official" else self.proj(out)
+            return _roll(self.proj(out)[:, :H, :W], shift)
+        return self.proj(_roll(out[:, :H, :W], shift))
 
     def implementation(
         self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
@@ -192,20 +202,22 @@ class ShiftedWindowAttention(nn.Module):
         return torch.zeros_like(cut, dtype=torch.float32).masked_fill(cut, minus)
 
     def _bias(self, height: int, width: int, like: Tensor) -> Tensor | None:
-        """(windows · heads, L, L): position bias plus mask, in the dtype of ``like``; None without either."""
-        (h, w), _ = self._effective(height, width)
-        windows = -(-height // h) * -(-width // w)
+        """Position bias plus mask (windows or 1, heads, L, L), in dtype of ``like``; None without either."""
+        window, _ = self._effective(height, width)
         bias: Tensor | None = None
         if self.bias_table is not None:
-            index = relative_position_index((h, w), self.window).to(like.device)
-            bias = self.bias_table[index].permute(2, 0, 1).to(like.dtype)  # (heads, L, L)
+            index = self.index
+            if window != self._effective(*self.size)[0]:
+                index = relative_position_index(window, self.window).to(like.device)
+            L = index.shape[0]
+            # Heads first, and the small table cast instead of what is read from it: contiguous, in one pass.
+            table = self.bias_table.t().to(like.dtype)
+            bias = table.index_select(1, index.flatten()).view(1, self.num_heads, L, L)
         mask = self.mask if (height, width) == self.size else self._mask(height, width)
-        if mask is not None:
-            mask = mask.to(like)[:, None]  # (windows, 1, L, L)
-            bias = mask if bias is None else bias + mask
-        if bias is None:
-            return None
-        return bias.expand(windows, self.num_heads, h * w, h * w).flatten(0, 1)
+        if mask is None:
+            return bias
+        mask = mask.to(like)[:, None]  # (windows, 1, L, L)
+        return mask.expand(-1, self.num_heads, -1, -1) if bias is None else bias + mask
 
     @staticmethod
     def full_attention_limit(height: int, width: int) -> dict[str, Any]:

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbench.mechanisms._attend import FastestAttend, attend
+from attnbench.implementations import resolve
+from attnbench.mechanisms._attend import FastestPlainAttend, attend
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site, register_mechanism
 
 
-class ShuntedBranch(nn.Module):
+class ShuntedBranch(FastestPlainAttend, nn.Module):
     """Some heads, and the keys and values they see.
 
     Keys and values come from y = GELU(LayerNorm(r × r convolution of x with stride r)) and the values are
@@ -72,7 +73,7 @@ class ShuntedBranch(nn.Module):
         if self.ratio:
             v = v + local
         k, v = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (k, v))
-        out = attend(q, k, v, scale=self.scale, impl=self.impl)
+        out = attend(q, k, v, scale=self.scale, impl=resolve(self, q, x.shape[1], x.shape[2]))
         out = out.transpose(1, 2).reshape(*x.shape[:3], self.width)
         return out if self.ratio else out + local
 
@@ -114,7 +115,7 @@ class ShuntedBranch(nn.Module):
     per_stage={"sr_ratio": (8, 4, 2, 1)},
     goldens=("shunted",),
 )
-class ShuntedAttention(FastestAttend, nn.Module):
+class ShuntedAttention(FastestPlainAttend, nn.Module):
     """Heads in two groups that attend to the map reduced by r and by r/2.
 
     Cost: 2·N·C² (projection) and for each group of C' channels with N_k = ⌈H/r⌉·⌈W/r⌉ keys: 2·N_k·C·C'

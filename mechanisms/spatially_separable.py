@@ -10,9 +10,10 @@ convolution of GSA sees zero padding, so that every token is in some key.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from attnbench.mechanisms._attend import FastestAttend
+from attnbench.mechanisms._attend import fastest
 from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.mechanisms._spatial_reduction import ReducedAttention
 from attnbench.mechanisms._window_attention import (
@@ -115,7 +116,7 @@ class LocallyGroupedAttention(nn.Module):
     per_stage={"window_size": 7, "sr_ratio": (8, 4, 2, 1)},
     goldens=("twins_lsa", "twins_gsa"),
 )
-class SpatiallySeparableAttention(FastestAttend, nn.Module):
+class SpatiallySeparableAttention(nn.Module):
     """Even blocks attend inside windows (LSA), odd ones to a reduced copy of the whole map (GSA).
 
     Cost, with N' tokens after padding to whole windows and N_k = ceil(H/r)·ceil(W/r) keys: LSA
@@ -166,6 +167,13 @@ class SpatiallySeparableAttention(FastestAttend, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         return self.attention(x)
+
+    def implementation(
+        self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
+    ) -> str:
+        """The faster of ``sdpa`` and ``eager``, in windows and on the reduced map."""
+        plain = isinstance(self.attention, ReducedAttention)
+        return fastest(device, dtype, training, plain=plain)
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench.mechanisms._attend import attend
+from attnbench.implementations import resolve
+from attnbench.mechanisms._attend import FastestPlainAttend, attend
 from attnbench.mechanisms._official import only
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site, register_mechanism
@@ -76,7 +77,7 @@ class MapBatchNorm(nn.BatchNorm2d):
     per_stage={"sr_ratio": (4, 2, 1, 1), "wavelet": (True, True, False, False)},
     goldens=("wavevit_full", "wavevit_wave"),
 )
-class WaveletAttention(nn.Module):
+class WaveletAttention(FastestPlainAttend, nn.Module):
     """Full attention to a map reduced by a Haar transform, next to that map transformed back.
 
     x is reduced to R = max(1, C // 4) channels, normalised, activated and transformed to 4·R channels on
@@ -194,7 +195,7 @@ class WaveletAttention(nn.Module):
         q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
         kv = self.kv(y).flatten(1, 2).unflatten(-1, (2, self.num_heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)  # each (B, heads, N_k, d)
-        out = attend(q, k, v, scale=self.head_dim**-0.5, impl=self.impl)
+        out = attend(q, k, v, scale=self.head_dim**-0.5, impl=resolve(self, q, x.shape[1], x.shape[2]))
         return out.transpose(1, 2).reshape(*x.shape[:-1], -1)
 
     @staticmethod
