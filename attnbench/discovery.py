@@ -9,12 +9,13 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from attnbench.errors import AttnbenchError
+from attnbench.errors import AttnbenchError, reason, told
 
 FactsT = TypeVar("FactsT")
 
@@ -51,7 +52,8 @@ class Kind(Generic[FactsT]):
 class Source(Generic[FactsT]):
     """One file that registers things of one kind, read but not imported.
 
-    ``module`` is the name to import it under; ``path`` is set where it must be loaded by path.
+    ``module`` is the name to import it under; ``path`` is set where it must be loaded by path. ``seems`` are
+    names that its text seems to register, by which one that is broken can still be told.
     """
 
     origin: str
@@ -59,6 +61,7 @@ class Source(Generic[FactsT]):
     path: Path | None = None
     facts: dict[str, FactsT] = field(default_factory=dict)
     error: str | None = None
+    seems: tuple[str, ...] = ()
 
 
 def find_sources(kind: Kind[FactsT]) -> Iterator[Source[FactsT]]:
@@ -102,20 +105,25 @@ def module_name(path: str) -> str:
 
 def _read(kind: Kind[FactsT], source: Source[FactsT], path: Path) -> Source[FactsT]:
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except (OSError, SyntaxError, ValueError) as error:
-        source.error = f"{type(error).__name__}: {error}"
+        text = path.read_text(encoding="utf-8")
+        source.seems = tuple(re.findall(rf"{kind.decorator}\(\s*(?:name\s*=\s*)?[\"'](\w+)[\"']", text))
+        tree = ast.parse(text, filename=path.name)
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        source.error = told(error, str(path)) if isinstance(error, SyntaxError) else reason(error)
         return source
-    missing = next((name for name in _imports(tree) if not _findable(name)), None)
+    missing = next(((name, line) for name, line in _imports(tree) if not _findable(name)), None)
     if missing:
-        source.error = f"ModuleNotFoundError: No module named {missing!r}"
+        source.error = f"ModuleNotFoundError: No module named {missing[0]!r} ({path.name}:{missing[1]})"
     elif all(_is_harmless(node) for node in tree.body[1 if ast.get_docstring(tree) else 0 :]):
         try:
-            source.facts = dict(_declarations(kind, tree))
+            for name, facts, line in _declarations(kind, tree):
+                if name in source.facts:
+                    raise AttnbenchError(f"{kind.noun} {name!r} is registered twice ({path.name}:{line})")
+                source.facts[name] = facts
         except AttnbenchError as error:
-            source.error = str(error)
-        except (ValueError, TypeError):
-            pass  # an argument is not a literal: only importing can tell
+            source.facts, source.error = {}, str(error)
+        except Exception:  # an argument is not a literal, or not of its type: importing it tells
+            source.facts = {}
     return source
 
 
@@ -128,12 +136,13 @@ def _is_harmless(node: ast.stmt) -> bool:
     return words or isinstance(node, _HARMLESS)
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
+def _imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Packages that a file imports as it is imported, each with the line."""
     for node in tree.body:
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            yield from ((alias.name.partition(".")[0], node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
+            yield node.module.partition(".")[0], node.lineno
 
 
 def _findable(top_level: str) -> bool:
@@ -143,8 +152,8 @@ def _findable(top_level: str) -> bool:
         return True  # present but odd: leave the verdict to the import
 
 
-def _declarations(kind: Kind[FactsT], tree: ast.Module) -> Iterator[tuple[str, FactsT]]:
-    """Name and facts of each decorated class or function; ValueError where one is not a literal."""
+def _declarations(kind: Kind[FactsT], tree: ast.Module) -> Iterator[tuple[str, FactsT, int]]:
+    """Name, facts and line of each decorated class or function; ValueError where one is not a literal."""
     for node in tree.body:
         for call in getattr(node, "decorator_list", []):
             if not (isinstance(call, ast.Call) and _called(call.func) == kind.decorator):
@@ -155,7 +164,7 @@ def _declarations(kind: Kind[FactsT], tree: ast.Module) -> Iterator[tuple[str, F
                     raise ValueError("**arguments")
                 arguments[keyword.arg] = ast.literal_eval(keyword.value)
             name = ast.literal_eval(call.args[0]) if call.args else arguments.pop("name")
-            yield name, kind.declare(name, **arguments)
+            yield name, kind.declare(name, **arguments), call.lineno
 
 
 def _called(node: ast.expr) -> str:

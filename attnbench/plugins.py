@@ -5,6 +5,7 @@ syntax tree (:mod:`attnbench.discovery`), so that listing imports nothing, and i
 registers is needed. A file given with ``--plugin`` or in ATTNBENCH_PLUGINS may register several kinds.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -19,7 +20,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from attnbench.discovery import FactsT, Kind, Source, find_sources, module_name, plugin_file, read_plugin
-from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.errors import AttnbenchError, UnknownNameError, told
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 
@@ -30,6 +31,8 @@ class State(Generic[FactsT]):
 
     sources: dict[str, Source[FactsT]] | None = None
     failed: dict[str, str] = field(default_factory=dict)
+    seems: dict[str, str] = field(default_factory=dict)
+    """Names that broken files seem to register, each with the file."""
     registered: dict[str, tuple[Callable[..., Any], FactsT, str]] = field(default_factory=dict)
 
 
@@ -61,9 +64,9 @@ class Registry(Generic[FactsT]):
             module = sys.modules.get(builder.__module__)
             origin = str(getattr(module, "__file__", None) or f"module {builder.__module__}")
             known = self.state.registered.get(name)
-            if known and known[0].__module__ != builder.__module__:
-                first = f"{known[2]} ({known[0].__module__})"
-                raise self._taken(name, first, f"{origin} ({builder.__module__})")
+            if known and _place(known[0]) != _place(builder):
+                first = f"{known[2]} ({_place(known[0])})"
+                raise self._taken(name, first, f"{origin} ({_place(builder)})")
             listed = (self.state.sources or {}).get(name)
             if listed and not _same_file(listed.origin, origin):
                 raise self._taken(name, listed.origin, origin)
@@ -85,8 +88,8 @@ class Registry(Generic[FactsT]):
         """What is registered as ``name``.
 
         Raises:
-            UnknownNameError: nothing is; the message gives the nearest names.
-            AttnbenchError: a file of that name exists but failed to import.
+            UnknownNameError: nothing is; the message gives the nearest names, and what to do.
+            AttnbenchError: a file exists that registers it but is broken; the message says why.
         """
         source = self._sources().get(name)
         if source is not None:
@@ -95,9 +98,17 @@ class Registry(Generic[FactsT]):
             builder, facts, origin = self.state.registered[name]
             return Entry(facts, origin, lambda: builder)
         for origin, error in self.state.failed.items():
-            if name in (origin, Path(origin).stem):
+            if name in (origin, Path(origin).stem) or self.state.seems.get(name) == origin:
                 raise AttnbenchError(f"{self.kind.noun} {name!r} ({origin}) failed to import: {error}")
-        raise UnknownNameError(self.kind.noun, name, self.names())
+        raise UnknownNameError(self.kind.noun, name, self.names(), self._advice())
+
+    def _advice(self) -> str:
+        """What may be behind a name that is not known: a file from elsewhere that is broken, or not given."""
+        broken = [f"{path} failed to import: {self.state.failed[path]}" for path in self._broken_files()]
+        return "; ".join(broken) or ("" if _all_files() else "one of your own: give its file, --plugin FILE")
+
+    def _broken_files(self) -> list[str]:
+        return [path for path in _all_files() if path in self.state.failed]
 
     def modules_from_elsewhere(self) -> list[str]:
         """Modules that registered a thing when they ran, though no place that is searched names them."""
@@ -126,8 +137,8 @@ class Registry(Generic[FactsT]):
             before = set(state.registered)
             try:
                 _import(source)
-            except Exception as error:
-                source.error = f"{type(error).__name__}: {error}"
+            except (Exception, SystemExit) as error:
+                source.error = told(error, source.origin)
             else:
                 new = {
                     n: r
@@ -140,6 +151,7 @@ class Registry(Generic[FactsT]):
                     source.error = f"registers no {noun}: no call of {call} was found"
         if source.error is not None:
             state.failed[source.origin] = source.error
+            state.seems |= dict.fromkeys(source.seems, source.origin)
             return
         for name in source.facts:
             if name in found and not _same_file(found[name].origin, source.origin):
@@ -152,9 +164,9 @@ class Registry(Generic[FactsT]):
                 _import(source)
             except AttnbenchError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 what = f"{self.kind.noun} {name!r} ({source.origin})"
-                raise AttnbenchError(f"{what} failed to import: {type(error).__name__}: {error}") from error
+                raise AttnbenchError(f"{what} failed to import: {told(error, source.origin)}") from error
         if name not in self.state.registered:
             raise AttnbenchError(f"{source.origin} was imported but did not register {name!r}")
         return self.state.registered[name][0]
@@ -221,10 +233,8 @@ def import_plugins(call: str, group: str) -> None:
             _import(source)
         except AttnbenchError:
             raise
-        except Exception as error:
-            raise AttnbenchError(
-                f"{source.origin} failed to import: {type(error).__name__}: {error}"
-            ) from error
+        except (Exception, SystemExit) as error:
+            raise AttnbenchError(f"{source.origin} failed to import: {told(error, source.origin)}") from error
 
 
 def _import(source: Source[Any]) -> ModuleType:
@@ -238,7 +248,8 @@ def _import(source: Source[Any]) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[source.module] = module  # before it runs, so that its classes can be pickled
     try:
-        spec.loader.exec_module(module)
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no part of a command's output
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[source.module]
         for registry in _registries:
@@ -247,6 +258,11 @@ def _import(source: Source[Any]) -> ModuleType:
                 del entered[name]
         raise
     return module
+
+
+def _place(builder: Callable[..., Any]) -> str:
+    """Module and name of a class or function: the same when a notebook's cell that defines it runs again."""
+    return f"{builder.__module__}.{getattr(builder, '__qualname__', repr(builder))}"
 
 
 def _same_file(one: str, other: str) -> bool:

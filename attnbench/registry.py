@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench import plugins as plugin_files
-from attnbench import source_digest
+from attnbench import signatures, source_digest
 from attnbench.discovery import Kind
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.implementations import AUTO, COMPILED, compile_module
@@ -40,8 +40,17 @@ class Facts:
 
     def validate(self, name: str) -> None:
         """Raise AttnbenchError unless the facts have the declared form."""
-        if not name.isidentifier() or name.startswith("_"):
+        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
             raise AttnbenchError(f"mechanism name {name!r} is not a snake_case identifier")
+        for argument in ("title", "paper", "pattern", "complexity"):
+            if not isinstance(getattr(self, argument), str):
+                raise AttnbenchError(f"{name}: {argument} must be a text, got {getattr(self, argument)!r}")
+        if not isinstance(self.year, int | None) or isinstance(self.year, bool):
+            raise AttnbenchError(f"{name}: year must be a whole number, got {self.year!r}")
+        if not all(isinstance(text, str) for text in (*self.impls, *self.goldens)):
+            raise AttnbenchError(f"{name}: impls and goldens must be lists of names")
+        if not isinstance(self.per_stage, Mapping) or not all(isinstance(key, str) for key in self.per_stage):
+            raise AttnbenchError(f"{name}: per_stage must map options to values, got {self.per_stage!r}")
         if self.pattern and self.pattern not in PATTERNS:
             raise AttnbenchError(f"{name}: pattern {self.pattern!r} is not one of {', '.join(PATTERNS)}")
         if "eager" not in self.impls:
@@ -123,8 +132,14 @@ class MechanismSpec:
         """Options at a site: the declared per-stage defaults, then ``overrides``.
 
         A list or tuple stands for one value per stage (its last value serves deeper stages).
+
+        Raises:
+            AttnbenchError: a list is empty.
         """
         merged = {**self.facts.per_stage, **(overrides or {})}
+        for key, value in merged.items():
+            if isinstance(value, (list, tuple)) and not value:
+                raise AttnbenchError(f"{self.name}: {key} is an empty list; give a value, or one per stage")
         return {
             key: value[min(site.stage, len(value) - 1)] if isinstance(value, (list, tuple)) else value
             for key, value in merged.items()
@@ -157,6 +172,7 @@ class MechanismSpec:
         if impl not in (AUTO, *self.implementations):
             raise UnknownNameError(f"implementation of {self.name}", impl, (AUTO, *self.implementations))
         options = self.options(site, overrides)
+        signatures.check(self.name, builder, options)
         if len(self.facts.impls) > 1:
             options["impl"] = "eager" if impl == COMPILED else impl
             if impl == AUTO and not hasattr(builder, "implementation"):
