@@ -69,7 +69,7 @@ def _groups(rows: Sequence[str], apart: set[frozenset[str]]) -> list[frozenset[s
 
 
 def _letter(index: int) -> str:
-    """a to z, then aa, ab and so on in angle brackets, so that no two read as one."""
+    """a to z, then aa, ab and so on in parentheses, so that no two read as one."""
     if index < 26:
         return ascii_lowercase[index]
-    return f"<{ascii_lowercase[index // 26 - 1]}{ascii_lowercase[index % 26]}>"
+    return f"({ascii_lowercase[index // 26 - 1]}{ascii_lowercase[index % 26]})"

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 
+from attnbench.escaping import markdown_cell
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """A table without a line break at its end; a bar inside a cell is escaped.
+    """A table without a line break at its end; bars, breaks and tags inside a cell are escaped.
 
     Args:
         header: of the columns.
         rows: cells of each, as many as the header has.
         left: columns that are words, aligned at their left; the others are numbers, at their right.
     """
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    cells = [[markdown_cell(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
 
     def line(row: Sequence[str]) -> str:

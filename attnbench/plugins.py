@@ -13,7 +13,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from attnbench.discovery import FactsT, Kind, Source, find_sources, module_name, plugin_file, read_plugin
 from attnbench.errors import AttnbenchError, UnknownNameError, told
+from attnbench.supervision import time_limit
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 
@@ -45,6 +46,8 @@ class Entry(Generic[FactsT]):
     load: Callable[[], Callable[..., Any]]
 
 
+IMPORT_LIMIT_S = 120.0
+"""For a file to import: one that waits for something would wait for ever."""
 _registries: "list[Registry[Any]]" = []
 _files: list[str] = []
 
@@ -190,6 +193,19 @@ def add(path: str | Path) -> None:
         registry.add_file(chosen)
 
 
+def check(paths: Iterable[str | Path]) -> None:
+    """Say what is wrong with files that were added, as far as that shows before they are used.
+
+    Raises:
+        AttnbenchError: one is broken.
+    """
+    chosen = {plugin_file(path) for path in paths}
+    for registry in _registries:
+        for origin, error in registry.failures().items():
+            if origin in chosen:
+                raise AttnbenchError(f"{origin} failed to import: {error}")
+
+
 def files() -> list[str]:
     """Paths of the files added with :func:`add`, in order."""
     return list(_files)
@@ -248,7 +264,8 @@ def _import(source: Source[Any]) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[source.module] = module  # before it runs, so that its classes can be pickled
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no part of a command's output
+        # What it prints is no part of a command's output.
+        with contextlib.redirect_stdout(sys.stderr), time_limit(IMPORT_LIMIT_S):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[source.module]

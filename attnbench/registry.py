@@ -154,7 +154,7 @@ class MechanismSpec:
         origin = Path(self.origin)
         return source_digest.of(source_digest.with_helpers(origin, KIND.package))
 
-    def build(self, site: Site, impl: str = "auto", **overrides: Any) -> "nn.Module":
+    def build(self, site: Site, /, impl: str = "auto", **overrides: Any) -> "nn.Module":
         """Make the module for one site.
 
         Args:

@@ -66,6 +66,34 @@ def _line(record: BaseModel) -> str:
     return f'{text[:-1]},"{SEAL}":"{seal(from_json(text))}"}}'
 
 
+@contextlib.contextmanager
+def only_writer(folder: Path, name: str) -> Iterator[None]:
+    """Be the only process that measures into a folder under a name; the lock ends with the process.
+
+    Raises:
+        AttnbenchError: another does, or the folder cannot be written.
+    """
+    path = folder / f".{name}.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = os.read(descriptor, 32).decode(errors="replace").strip()
+            raise AttnbenchError(
+                f"process {other} is measuring into {folder} now; wait for it, or give another --out DIR"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def check_writable(folder: Path) -> None:
     """Fail now, not after an hour of measuring.
 
@@ -90,6 +118,9 @@ def read(folder: Path, warn: Callable[[str], None]) -> list[Measurement]:
     if not folder.exists():
         raise AttnbenchError(f"no records at {folder}; run 'attnbench run' or give --records DIR")
     paths = sorted(folder.rglob("*.jsonl")) if folder.is_dir() else [folder]
+    for path in [path for path in paths if not path.is_file()]:  # a FIFO would be waited for
+        warn(f"{path}: skipped: not a file")
+        paths.remove(path)
     found: list[Measurement] = []
     with _collector_paused():
         for path in paths:

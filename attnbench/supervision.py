@@ -14,8 +14,9 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
@@ -63,7 +64,7 @@ def supervised(run: Callable[[], int]) -> int:
     if os.WIFSIGNALED(state) and os.WTERMSIG(state) in passed_on:
         signal.signal(os.WTERMSIG(state), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(state))  # whoever sent it sees what it expects
-    how = ended_by(os.waitstatus_to_exitcode(state))
+    how = ended_by(os.waitstatus_to_exitcode(state)).replace("the process", "code that it ran")
     print(f"attnbench: error: the command was not finished: {how}{where}", file=sys.stderr)
     return ENDED
 
@@ -73,6 +74,28 @@ def _read(pipe: int) -> bytes:
     with contextlib.suppress(BlockingIOError):
         return os.read(pipe, 16)
     return b""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in code that takes longer, at its next line of Python.
+
+    In the main thread, where signals arrive; elsewhere there is no limit.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"not done within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def end_when_closed(end: int) -> None:
@@ -89,7 +112,7 @@ def end_when_closed(end: int) -> None:
 def ended_by(exitcode: int | None) -> str:
     """How a process ended, in words; the negative number of a signal, as :mod:`subprocess` has it."""
     if exitcode is None or exitcode >= 0:
-        return f"code that it ran ended the process with status {exitcode}"
+        return f"the process ended with status {exitcode}"
     try:
         name = signal.Signals(-exitcode).name
     except ValueError:

@@ -150,7 +150,10 @@ def test_the_command_exits_with_1_on_a_regression(tmp_path: Path) -> None:
     table = command(a, b, "--format", "csv").stdout.splitlines()
     assert table[0].startswith("cell,value,unit,a,b,ratio")
     assert len(table) == 3
-    for arguments, message in (((a, "nowhere"), "no records at"), ((a, b, "--margin", "x"), "--margin must")):
+    for arguments, message in (
+        ((a, "nowhere"), "no file or folder"),
+        ((a, b, "--margin", "x"), "'--margin'"),
+    ):
         wrong = command(*arguments)
         assert wrong.returncode == 2
         assert message in wrong.stderr

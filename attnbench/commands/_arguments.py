@@ -2,18 +2,23 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from attnbench import registry
+from attnbench import plugins, registry
 from attnbench.commands import _types
 from attnbench.errors import AttnbenchError, UnknownNameError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_OUT = "attnbench-results"
+ALL_FAILED, SOME_FAILED = 1, 3
+"""Statuses of a command that measures: of the cells asked for, none or some could be measured."""
+_NOT_OPTIONS = ("self", "site", "impl", "layout", "mechanism", "checkpoint", "options")
+"""Names that a model is built by, beside the options of its mechanism."""
 TABLE_FORMATS = ("md", "csv", "latex", "html")
 _BEFORE_TORCH = {
     "KINETO_LOG_LEVEL": "99",  # torch's profiler chats on stderr otherwise
@@ -33,6 +38,8 @@ def plugin_option(command: Command) -> Command:
     def load(context: click.Context, parameter: click.Parameter, paths: tuple[str, ...]) -> tuple[str, ...]:
         for path in paths:
             registry.add_plugin(path)
+        if paths and context.info_name != "list":  # which lists what is broken, too
+            plugins.check(paths)
         return paths
 
     return click.option(
@@ -51,6 +58,8 @@ def settings_option(command: Command) -> Command:
 
     def collect(context: click.Context, parameter: click.Parameter, pairs: tuple[Any, ...]) -> dict[str, Any]:
         settings = dict(pairs)
+        if wrong := next((name for name in settings if name in _NOT_OPTIONS), None):
+            raise click.BadParameter(f"{wrong} is no option of a mechanism", context, parameter)
         if len(settings) < len(pairs):
             twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
             raise click.BadParameter(f"{twice} is given twice", context, parameter)
@@ -99,6 +108,19 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise AttnbenchError(f"cannot write {path}: {error.strerror}; give another --output") from error
+
+
+def end_of_run(failed: list[str], asked: int) -> None:
+    """Say which cells failed, and end the command with a status that tells.
+
+    Args:
+        failed: a line for each.
+        asked: how many cells were asked for, measured now or before.
+    """
+    for failure in failed:
+        click.echo(f"failed: {failure}", err=True)
+    if failed:
+        sys.exit(SOME_FAILED if len(failed) < asked else ALL_FAILED)
 
 
 def warn(line: str) -> None:

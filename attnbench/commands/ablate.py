@@ -1,6 +1,5 @@
 """``attnbench ablate``: a grid of options, layouts, resolutions, ..., measured where it has no records."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ from attnbench.commands._arguments import (
     DEFAULT_OUT,
     before_torch,
     deliver,
+    end_of_run,
     output_option,
     plugin_option,
     warn,
@@ -92,7 +92,4 @@ def command(
         draw(grid, table, plot)
     deliver(render.render(table, form), output)
     click.echo(f"{total} cells in the grid; {measured} measured now; records: {out / 'records'}")
-    for failure in failed:
-        click.echo(f"failed: {failure}", err=True)
-    if failed and len(failed) == measured:
-        sys.exit(1)
+    end_of_run(failed, total)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from attnbench import escaping
 from attnbench.commands import _types
 from attnbench.commands._arguments import deliver, output_option, plugin_option, warn
 from attnbench.errors import AttnbenchError
@@ -59,19 +60,23 @@ def command(
 
 
 def _markdown(rows: "list[Row]", conditions: list[str], every: bool) -> str:
+    cell = escaping.markdown_cell
     lines = ["| Cell | Value | A | B | B / A | Verdict |", "|---|---|---:|---:|---:|---|"]
     shown = [row for row in rows if every or row.verdict not in ("same", "only in A", "only in B")]
     for row in sorted(shown, key=lambda row: not row.regression):
         verdict = f"**{row.verdict}**" if row.regression else row.verdict
         name = f"{row.name} ({row.unit})" if row.unit not in ("", row.name) else row.name
-        lines.append(
-            f"| {row.cell} | {name} | {_number(row.before)} | {_number(row.after)} "
-            f"| {_ratio(row)} | {verdict} |"
-        )
+        numbers = f"{_number(row.before)} | {_number(row.after)} | {_ratio(row)}"
+        lines.append(f"| {cell(row.cell)} | {cell(name)} | {numbers} | {verdict} |")
     counts = Counter(row.verdict for row in rows)
     lines += ["", "; ".join(f"{verdict}: {count}" for verdict, count in counts.most_common()) + "."]
     if conditions:
-        lines += ["", "Measured under different conditions:", "", *(f"- {text}" for text in conditions)]
+        lines += [
+            "",
+            "Measured under different conditions:",
+            "",
+            *(f"- {escaping.markdown(text)}" for text in conditions),
+        ]
     else:
         lines += ["", "Measured under the same conditions."]
     return "\n".join(lines) + "\n"
@@ -85,7 +90,8 @@ def _csv(rows: "list[Row]", conditions: list[str], every: bool) -> str:
     for row in rows:
         ratio = row.ratio or (None, None, None)
         facts = (row.cell, row.name, row.unit, row.before, row.after, *ratio, row.basis)
-        writer.writerow((*facts, row.verdict, row.regression, "; ".join(row.differs)))
+        line = (*facts, row.verdict, row.regression, "; ".join(row.differs))
+        writer.writerow([escaping.spreadsheet(value) for value in line])
     return stream.getvalue()
 
 

@@ -8,7 +8,14 @@ import click
 from attnbench import metrics as metrics_known
 from attnbench import registry
 from attnbench.commands import _timing, _types
-from attnbench.commands._arguments import DEFAULT_OUT, before_torch, plugin_option, settings_option, warn
+from attnbench.commands._arguments import (
+    DEFAULT_OUT,
+    before_torch,
+    end_of_run,
+    plugin_option,
+    settings_option,
+    warn,
+)
 from attnbench.commands._timing import timing_options
 from attnbench.commands.table import ablation
 
@@ -120,6 +127,8 @@ def command(
 
     The metric accuracy trains the small layout swin_pico on images that need no download: a smoke test. What
     mechanisms can do is the subject of 'attnbench probe'.
+
+    Status 3: some cells failed. 1: all did. The reasons are in the records and below the table.
     """
     from attnbench.layouts import get_layout
 
@@ -183,5 +192,4 @@ def _run(
     click.echo(ablation(chosen["out"] / "records", "md", *shown, also=chosen["metrics"]))
     before = f", {summary.known} were there already" if summary.known else ""
     click.echo(f"{summary.measured} cells measured{before}; records: {summary.path}")
-    for failure in summary.failed:
-        click.echo(f"failed: {failure}", err=True)
+    end_of_run(summary.failed, summary.measured + summary.known)

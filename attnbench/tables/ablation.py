@@ -5,18 +5,22 @@ newest records, which the notes below the table state, and the rest is counted t
 """
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import pandas as pd
 
 from attnbench import baselines, certificates, metrics
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.published import Figure, of_mechanisms
-from attnbench.record import Measurement
+from attnbench.record import Cell, Measurement
 from attnbench.rungs import AUTHORS, on_rung
-from attnbench.tables.measured import add_measured
+from attnbench.tables.measured import add_measured, column_of
 from attnbench.tables.probe_columns import add_probes
 from attnbench.tables.render import Column, Table
+
+Value = TypeVar("Value", str, int)
 
 
 def ablation(
@@ -33,7 +37,8 @@ def ablation(
 
     Args:
         records: measurements, oldest first.
-        layout, resolution, device: which to show; by default those of the newest record.
+        layout, resolution, device: which to show; by default the layout with most to show and the resolution
+            with most in it, of equals the newer, and the device of each column's newest record.
         rung: of the isolation ladder; records of other rungs are left out, unless it is ``authors``.
         also: metrics to show that have no column unless asked for (:class:`~attnbench.metrics.Metric.apart`).
         certified: whether a mechanism's source, given by name and digest, passed ``attnbench check``.
@@ -49,16 +54,19 @@ def ablation(
     everything, hidden = records, {n for n in metrics.names() if metrics.get(n).apart} - {*also}
     records = [m for m in records if m.cell.metric not in hidden]
     elsewhere = {name for name in metrics.names() if metrics.get(name).own_layout}
-    static = [m for m in records if m.cell.metric not in elsewhere] or list(records)
+    static = [m for m in records if m.cell.metric not in elsewhere and column_of(m)] or list(records)
     layouts = {m.cell.layout for m in static}
     if layout is not None and layout not in layouts:
         raise UnknownNameError("layout among the records", layout, layouts)
-    layout = layout or next((m.cell.layout for m in reversed(static)), None)
+    layout = layout or _fullest(static, lambda cell: cell.layout)
     chosen = [m for m in records if m.cell.metric in elsewhere or m.cell.layout == layout]
-    sizes = [m.cell.resolution for m in chosen if m.cell.metric not in elsewhere]
-    size = resolution or (sizes[-1] if sizes else None)
+    in_layout = [m for m in chosen if m.cell.metric not in elsewhere]
+    size = resolution or _fullest(in_layout, lambda cell: cell.resolution)
     chosen = [m for m in chosen if m.cell.metric in elsewhere or m.cell.resolution == size]
     if device is not None:
+        devices = {m.cell.device for m in chosen} - {"meta"}
+        if device not in devices:
+            raise UnknownNameError("device among the records", device, devices)
         chosen = [m for m in chosen if m.cell.device in ("meta", device)]
     if not chosen:
         raise AttnbenchError("no record fits; run 'attnbench run' first, or ask for other conditions")
@@ -78,12 +86,22 @@ def published(metric: str) -> dict[str, Figure]:
     return of_mechanisms(metric)
 
 
+def _fullest(records: Sequence[Measurement], of: Callable[[Cell], Value]) -> Value | None:
+    """What most cells have in common, each counted once; of equals what the newest record has."""
+    cells = {(of(m.cell), m.cell.row, m.name, m.cell.mode, m.cell.precision) for m in records}
+    counts = Counter(key[0] for key in cells)
+    newest_first = dict.fromkeys(of(m.cell) for m in reversed(records))
+    return max(newest_first, key=lambda value: counts[value], default=None)
+
+
 def _add_published(table: Table, sizes: bool) -> None:
     """Published columns; a measured figure that does not round to the published one gets the reason why."""
-    of_layout = sizes and "parameters" in table.raw and table.layout == "swin_t" and table.resolution == 224
+    if table.layout != "swin_t" or table.resolution != 224:
+        return  # what the papers print belongs to that layout
+    of_layout = sizes and "parameters" in table.raw
     for metric, heading, measured, scale in _PUBLISHED_COLUMNS:
         if measured and not (of_layout and measured in table.raw):
-            continue  # the figure belongs to the Swin-T layout at 224 × 224
+            continue
         rows = published(metric)
         column = Column(f"published_{metric}", f"Published {heading}", 1, -1 if measured else 1)
         values = [rows[name].number if name in rows else None for name in table.raw.index]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from attnbench import baselines, markdown, registry
+from attnbench import baselines, escaping, markdown, registry
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.metrics import Value
 from attnbench.published import Figure
@@ -137,17 +137,25 @@ def render(table: Table, form: str) -> str:
     if form not in FORMATS:
         raise UnknownNameError("format", form, FORMATS)
     if form == "csv":
-        return table.raw.to_csv(index_label=str(table.raw.index.name), lineterminator="\n")
+        return _safe(table.raw).to_csv(index_label=str(table.raw.index.name), lineterminator="\n")
     shown = _shown(table)
     if form == "md":
         return _markdown(table, shown)
     if form == "latex":
         return _latex(table, shown)
-    style = (
-        shown.style.set_uuid("attnbench").hide(axis="index").set_caption(table.title).format(escape="html")
-    )
-    notes = "".join(f"<li>{_escape_html(note)}</li>" for note in table.notes)
+    style = shown.style.set_uuid("attnbench").hide(axis="index").set_caption(escaping.html(table.title))
+    style = style.format(escape="html").format_index(escaping.html, axis="columns")
+    notes = "".join(f"<li>{escaping.html(note)}</li>" for note in table.notes)
     return f"{style.to_html(table_attributes='class=attnbench')}<ul>{notes}</ul>\n"
+
+
+def _safe(raw: pd.DataFrame) -> pd.DataFrame:
+    """The frame without texts that a spreadsheet would run."""
+    safe = raw.rename(index=escaping.spreadsheet)
+    for name in safe.columns:
+        if safe[name].dtype in ("object", "string"):
+            safe[name] = [escaping.spreadsheet(value) for value in safe[name]]
+    return safe
 
 
 def _shown(table: Table) -> pd.DataFrame:
@@ -197,8 +205,11 @@ def title_of(row: str) -> str:
 def _markdown(table: Table, shown: pd.DataFrame) -> str:
     rows = [[str(cell) for cell in row] for row in shown.to_numpy().tolist()]
     body = markdown.table([str(heading) for heading in shown.columns], rows)
-    notes = [f"[{number}] {note}" for number, note in enumerate(table.notes, start=1)]
-    return "\n".join([table.title, "", body, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
+    notes = [f"[{number}] {escaping.markdown(note)}" for number, note in enumerate(table.notes, start=1)]
+    return (
+        "\n".join([escaping.markdown(table.title), "", body, "", *(f"{note}  " for note in notes)]).rstrip()
+        + "\n"
+    )
 
 
 def _latex(table: Table, shown: pd.DataFrame) -> str:
@@ -218,7 +229,3 @@ _LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
 def _escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
-
-
-def _escape_html(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench import registry
-from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.errors import AttnbenchError, UnknownNameError, reason
 from attnbench.harness.conformance import (
     behaviour,
     cost,
@@ -39,6 +39,7 @@ from attnbench.harness.conformance.subject import SITES, Check, Failure, Skip, S
 from attnbench.harness.models.rungs import climb
 from attnbench.registry import FOLDER, MechanismSpec
 from attnbench.rungs import AUTHORS
+from attnbench.supervision import time_limit
 
 _MODULES = (
     shapes,
@@ -50,6 +51,8 @@ _MODULES = (
     cost,
     pattern,
 )
+LIMIT_S = 900.0
+"""For one check: a mechanism that hangs fails it."""
 CHECKS = {
     found.name: found for module in _MODULES for found in vars(module).values() if isinstance(found, Check)
 }
@@ -248,15 +251,15 @@ def _run(subject: Subject, check: Check, command: str) -> Result:
     passed, why, skipped = False, "", ""
     subject.place, subject.details = {}, {}
     try:
-        with _isolated():
+        with _isolated(), time_limit(LIMIT_S):
             why = check.function(subject)
         passed = True
-    except Skip as reason:
-        skipped = str(reason)
+    except Skip as skip:
+        skipped = str(skip)
     except Failure as failure:
         why = str(failure)
-    except Exception as error:  # a mechanism under check may fail in any way
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    except (Exception, SystemExit) as error:  # a mechanism under check may fail in any way
+        why = reason(error)
     seconds = round(time.perf_counter() - start, 3)
     if passed or skipped or not subject.place:
         return Result(check.name, passed, why, command, seconds, skipped, subject.details)

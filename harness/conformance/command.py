@@ -111,7 +111,7 @@ def _one(
     say(f"  {_summary(results)}")
     if not only:
         path = certificates.write(out / "certificates", certificates.Certificate.of(spec, results, options))
-        say(f"  certificate: {path}")
+        say(f"  not certified: {path} says why" if failed else f"  certificate: {path}")
     return not failed
 
 

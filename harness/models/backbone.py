@@ -174,14 +174,14 @@ def _with_heads(site: Site, num_heads: int | Sequence[int] | None) -> Site:
 
 
 def _one_side(size: int | Sequence[int]) -> int:
-    """Pixels a side of a nominal image, which is square; timm may give both sides."""
-    sides = set(size) if isinstance(size, Sequence) else {size}
-    if len(sides) != 1 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise AttnbenchError(
-            f"img_size must be one positive number of pixels, got {size}; it is the nominal size, to which "
-            "tables of positions are made: images of any height and width are accepted"
-        )
-    return sides.pop()
+    """Pixels a side of a nominal image, which is square; of timm's (height, width) the larger.
+
+    Tables of positions are made to it. Images of any height and width are accepted.
+    """
+    sides = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else [size]
+    if len(sides) not in (1, 2) or not all(type(side) is int and side > 0 for side in sides):
+        raise AttnbenchError(f"img_size must be a number of pixels, or height and width, got {size!r}")
+    return max(sides)
 
 
 def executed_impl(model: "Model", setting: Setting | None = None) -> str:

@@ -12,8 +12,10 @@ from functools import partial
 from timm.layers import DropPath, Mlp, PatchEmbed
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 from torch.nn import functional as F
 
+from attnbench.errors import AttnbenchError
 from attnbench.layouts import Layout
 
 Norm = Callable[..., nn.Module]
@@ -137,7 +139,10 @@ class Block(nn.Module):
         """Map (B, H, W, C) to (B, H, W, C)."""
         if self.pos_embed is not None:
             x = x + self.pos_embed(x)
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+        mixed = self.attn(self.norm1(x))
+        if mixed.shape != x.shape and not is_tracing():  # the sum might broadcast it
+            raise AttnbenchError(f"attention must map {tuple(x.shape)} to itself, got {tuple(mixed.shape)}")
+        x = x + self.drop_path(mixed)
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def macs(self, rows: int, columns: int) -> dict[str, int]:

@@ -40,7 +40,7 @@ class RungSpec(MechanismSpec):
 
     rung: str = "bare"
 
-    def build(self, site: Site, impl: str = "auto", **overrides: Any) -> nn.Module:
+    def build(self, site: Site, /, impl: str = "auto", **overrides: Any) -> nn.Module:
         """Make the module for one site, as :meth:`MechanismSpec.build` does.
 
         Raises:

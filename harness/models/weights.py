@@ -47,11 +47,13 @@ def read_state_dict(path: str | Path, part: str | None = None) -> tuple[dict[str
     name = part or next(iter(found), "")
     state = found[name] if name else content
     tensors = {
-        key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)
+        key.removeprefix("module."): value
+        for key, value in state.items()
+        if isinstance(value, Tensor) and isinstance(key, str)
     }
     if not tensors:
         raise AttnbenchError(
-            f"{path} holds no tensors; expected a state dict, or one under {', '.join(PARTS)}"
+            f"{path} holds no tensors by name; expected a state dict, or one under {', '.join(PARTS)}"
         )
     return tensors, name
 

@@ -18,7 +18,7 @@ from attnbench.harness.workers.isolation import InProcess, WorkerError, Workers
 from attnbench.layouts import get_layout
 from attnbench.metrics import Metric
 from attnbench.record import Cell
-from attnbench.registry import get
+from attnbench.registry import get, plugins
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def usable(
         mechanisms: names; references are usable everywhere.
         impl: implementation asked for.
         options: of the mechanisms.
-        skip: pass over one that cannot be used and ``say`` why; otherwise raise.
+        skip: pass over one that cannot be used and ``say`` why, unless it is of a plug-in; otherwise raise.
         in_process: build them in this process.
 
     Raises:
@@ -175,10 +175,15 @@ def usable(
                 why_not = ""
             if not why_not:
                 yield name
-            elif skip:
+            elif skip and not _from_elsewhere(name):
                 say(f"{name} is left out: {why_not}")
             else:
                 raise AttnbenchError(why_not)
+
+
+def _from_elsewhere(name: str) -> bool:
+    """Whether a mechanism is of a file that the user named: what was asked for is not passed over."""
+    return not baselines.is_baseline(name) and get(name).origin in plugins()
 
 
 class Builder:

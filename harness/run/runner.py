@@ -38,13 +38,23 @@ def run(request: Request, progress: Progress) -> Summary:
     machine = environment.machine(request.device)
     records = request.out / "records" / f"{machine}.jsonl"
     store.check_writable(records.parent)
+    with store.only_writer(request.out, machine):
+        return _run(request, records, progress)
+
+
+def _run(request: Request, records: Path, progress: Progress) -> Summary:
+    """What :func:`run` does where it is the only one."""
     certificates.look_beside(records)
     cells = list(plan(request))
-    known = set[str]()
+    known: dict[str, list[Measurement]] = {}
     if not request.force:
-        known = {m.key for m in store.read(records.parent, progress.say)}
-    todo = [cell for cell in cells if known.isdisjoint(cell.stored_as())]
+        for m in store.read(records.parent, progress.say):
+            known.setdefault(m.key, []).append(m)
+    todo = [cell for cell in cells if not _records_of(cell, known)]
     summary = Summary(known=len(cells) - len(todo), path=records)
+    for cell in cells:
+        if whys := {m.reason for m in _records_of(cell, known) if m.value is None and m.status != "ok"}:
+            summary.failed.append(f"{cell}: {'; '.join(whys)} (recorded before; --force measures it again)")
     recorder = _Recorder(request, records, summary)
     for metric in request.metrics:
         chosen = [cell for cell in todo if cell.metric == metric]
@@ -53,6 +63,10 @@ def run(request: Request, progress: Progress) -> Summary:
         elif chosen:
             _one_by_one(metric, chosen, request, recorder, progress)
     return summary
+
+
+def _records_of(cell: Cell, known: dict[str, list[Measurement]]) -> list[Measurement]:
+    return [m for key in cell.stored_as() for m in known.get(key, ())]
 
 
 @dataclass

@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from attnbench.supervision import ended_by, place_of_crash
+
 Status = Literal["failed", "out_of_memory", "crashed", "timed_out"]
 _VMSTAT = Path("/proc/vmstat")
 
@@ -49,7 +51,7 @@ def cause_of_death(exitcode: int | None, output: str, oom_kills_before: int) -> 
         return Cause("crashed", "the process was killed (SIGKILL)")
     if "std::bad_alloc" in output or "MemoryError" in output:
         return Cause("out_of_memory", "out of memory: the process gave up")
-    return Cause("crashed", _ended_by(exitcode) + _last_words(output))
+    return Cause("crashed", ended_by(exitcode) + _last_words(output))
 
 
 def oom_kills() -> int:
@@ -61,28 +63,9 @@ def oom_kills() -> int:
     return int(match.group(1)) if match else 0
 
 
-def _ended_by(exitcode: int | None) -> str:
-    if exitcode is None or exitcode >= 0:
-        return f"the process ended with status {exitcode}"
-    try:
-        name = signal.Signals(-exitcode).name
-    except ValueError:
-        return f"the process was ended by signal {-exitcode}"
-    return {
-        "SIGSEGV": "segmentation fault (SIGSEGV)",
-        "SIGABRT": "aborted (SIGABRT)",
-        "SIGBUS": "bus error (SIGBUS)",
-        "SIGFPE": "arithmetic fault (SIGFPE)",
-        "SIGILL": "illegal instruction (SIGILL)",
-    }.get(name, f"the process was ended by {name}")
-
-
 def _last_words(output: str) -> str:
     """Where faulthandler saw it, or else the last line it wrote."""
-    seen = re.findall(r'^  File "(.+?)", line (\d+) in (\S+)', output, re.MULTILINE)
-    own = [place for place in seen if not re.search(r"/(site-packages|lib/python[\d.]+)/", place[0])]
-    if seen:
-        path, line, function = (own or seen)[0]
-        return f" at {Path(path).name}:{line}, in {function}"
+    if where := place_of_crash(output):
+        return where
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return f": {lines[-1]}" if lines else ""

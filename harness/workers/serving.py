@@ -20,6 +20,7 @@ import torch
 from attnbench import registry
 from attnbench.harness import environment
 from attnbench.harness.workers.deaths import Cause, cause_of_error
+from attnbench.supervision import end_when_closed
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _attempt(function: Callable[..., Any], *args: Any) -> Any:
     """What a function returns, or the cause of its failure."""
     try:
         return function(*args)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return cause_of_error(error)
 
 
@@ -145,11 +146,8 @@ def _die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if hasattr(fcntl, "F_SETSIG"):
-        end = parent.sentinel
-        fcntl.fcntl(end, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_ASYNC)
-        if wait([end], 0):
+        end_when_closed(parent.sentinel)
+        if wait([parent.sentinel], 0):
             follow()
     else:
         threading.Thread(target=follow, daemon=True).start()
