@@ -5,18 +5,24 @@ conftest, and its value would be taken for a test file. It is loaded in every te
 installed, so nothing heavy is imported and nothing changes before a benchmark of attnbench asks for it.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from attnbench import registry
+from attnbench import plugins
+from attnbench.errors import AttnbenchError
 
 NOTE = (
     "Benchmarks run one after another, so drift of the machine falls on each differently: differences of a "
     "few percent mean nothing. Verdicts come from 'attnbench run', which interleaves (docs/measuring.md)."
 )
+BENCHMARKS = Path(__file__).parent / "harness" / "benchmarks" / "test_attention.py"
+if not BENCHMARKS.is_file():  # a checkout without symbolic links, not installed
+    BENCHMARKS = Path(__file__).parent.parent / "harness" / "benchmarks" / "test_attention.py"
+_WILL_RUN = pytest.StashKey[bool]()
 _timer: list[tuple[Callable[[], float], str]] = []
 
 
@@ -38,7 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     group = parser.getgroup("attnbench")
     group.addoption(
-        "--plugin", action="append", default=[], metavar="FILE", help="file that registers mechanisms"
+        "--attnbench-plugin",
+        dest="attnbench_plugins",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="file that registers mechanisms; also --plugin=FILE, unless another suite has that option",
     )
     group.addoption(
         "--attnbench-out",
@@ -48,10 +59,52 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(parser: pytest.Parser) -> Generator[None]:
+    """Let ``--plugin`` mean ``--attnbench-plugin`` where no plug-in and no conftest has taken that name."""
+    yield
+    with contextlib.suppress(ValueError):
+        parser.addoption("--plugin", dest="attnbench_plugins", action="append", help="see --attnbench-plugin")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the files before tests are parametrised over the registry."""
-    for path in config.getoption("--plugin"):
-        registry.add_plugin(path)
+    """Load the files before tests are parametrised over the registry; find the benchmarks if none are named.
+
+    ``pytest --benchmark-only`` without a path means those of attnbench where a file for it is given, and in
+    its own checkout; anywhere else it is about somebody else's benchmarks.
+    """
+    chosen = config.getoption("attnbench_plugins")
+    try:
+        for path in chosen:
+            plugins.add(path)
+        plugins.check(chosen)
+    except AttnbenchError as error:
+        raise pytest.UsageError(str(error)) from error
+    unnamed = config.args_source is not pytest.Config.ArgsSource.ARGS
+    if unnamed and config.getoption("benchmark_only", False) and (chosen or _is_checkout(config.rootpath)):
+        config.args = [str(BENCHMARKS)]
+
+
+def _is_checkout(folder: Path) -> bool:
+    return (folder / "attnbench" / "pytest_plugin.py").is_file()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Remember whether a benchmark of attnbench is among what will run."""
+    session.config.stash[_WILL_RUN] = any(item.path.name == BENCHMARKS.name for item in session.items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Add what speed depends on, so that pytest-benchmark says when unlike machines are compared.
+
+    Asked for before the first benchmark and after the last; so nothing that a benchmark changes is in it.
+    """
+    if config.stash.get(_WILL_RUN, False):
+        from attnbench.harness import environment
+
+        facts = environment.describe(environment.resolve_device("auto")) | environment.state()
+        machine_info["attnbench"] = {name: facts[name] for name in ("device_name", "threads", "libraries")}
 
 
 @pytest.fixture

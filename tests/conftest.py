@@ -1,4 +1,4 @@
-"""Options of the test run; benchmarks only when they are asked for."""
+"""Options of the test run, and what many tests share."""
 
 import os
 import shutil
@@ -20,14 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--refresh-tables", action="store_true", help="rewrite the tables in tests/tables")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Benchmarks or tests, not both at once; GPU tests skip where there is no GPU."""
-    folder = Path(__file__).parent / "benchmarks"
-    only = bool(config.getoption("benchmark_only", False))
-    if only or not _asked_for(config, folder):
-        left_out = [item for item in items if (folder in item.path.parents) != only]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU tests skip where there is no GPU."""
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 
@@ -35,23 +29,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items:
                 if item.get_closest_marker("gpu"):
                     item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none is here"))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    """Add what speed depends on, so that pytest-benchmark says when unlike machines are compared.
-
-    Asked for before the first benchmark and after the last; so nothing that a benchmark changes is in it.
-    """
-    from attnbench.harness import environment
-
-    facts = environment.describe(environment.resolve_device("auto")) | environment.state()
-    machine_info["attnbench"] = {name: facts[name] for name in ("device_name", "threads", "libraries")}
-
-
-def _asked_for(config: pytest.Config, folder: Path) -> bool:
-    paths = (Path(str(argument).partition("::")[0]).resolve() for argument in config.args)
-    return any(path == folder or folder in path.parents for path in paths)
 
 
 @pytest.fixture

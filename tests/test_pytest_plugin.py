@@ -125,9 +125,8 @@ def test_what_is_measured_is_the_work_and_not_its_launch(tmp_path: Path) -> None
 def test_a_run_keeps_records_and_can_be_compared(tmp_path: Path) -> None:
     (tmp_path / "mean_of_a_user.py").write_text(MEAN)
     arguments = [
-        str(ROOT / "tests" / "benchmarks"),
-        f"--rootdir={ROOT}",
-        f"-c={ROOT / 'pyproject.toml'}",
+        "--pyargs",
+        "attnbench",
         "--benchmark-only",
         f"--plugin={tmp_path / 'mean_of_a_user.py'}",
         f"--attnbench-out={tmp_path / 'results'}",

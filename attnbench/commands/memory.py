@@ -7,7 +7,14 @@ import click
 
 from attnbench import baselines
 from attnbench.commands import _types
-from attnbench.commands._arguments import before_torch, deliver, output_option, plugin_option, settings_option
+from attnbench.commands._arguments import (
+    before_torch,
+    deliver,
+    end_of_run,
+    output_option,
+    plugin_option,
+    settings_option,
+)
 from attnbench.errors import AttnbenchError
 
 
@@ -100,3 +107,4 @@ def command(
     if plot:
         listing.plot(points, f"{cell.row} in {layout}, {mode} {precision}, batch {batch}", plot)
     deliver(listing.render(points, form) + "\n", output)
+    end_of_run([f"{point.resolution} px: {point.missing}" for point in points if point.failed], len(points))

@@ -65,7 +65,7 @@ def ablation(
     chosen = [m for m in chosen if m.cell.metric in elsewhere or m.cell.resolution == size]
     if device is not None:
         devices = {m.cell.device for m in chosen} - {"meta"}
-        if device not in devices:
+        if devices and device not in devices:
             raise UnknownNameError("device among the records", device, devices)
         chosen = [m for m in chosen if m.cell.device in ("meta", device)]
     if not chosen:

@@ -27,6 +27,8 @@ class Point:
     estimated: Usage | None
     measured: Usage | None
     missing: str = ""
+    failed: bool = False
+    """The step could not be run, or its memory not be estimated where that was all that was asked."""
 
 
 def sweep(
@@ -56,12 +58,12 @@ def _point(cell: Cell, setting: Setting, only_estimate: bool) -> Point:
     if only_estimate or (guess is not None and guess.peak > _SHARE * free):
         if not only_estimate:
             reasons.append(f"not run: {free / 2**30:.1f} GiB of memory are free")
-        return Point(side, guess, None, "; ".join(reasons))
+        return Point(side, guess, None, "; ".join(reasons), failed=guess is None)
     try:
         return Point(side, guess, _measured(cell, setting), "; ".join(reasons))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         reasons.append(f"{type(error).__name__}: {error}".splitlines()[0])
-        return Point(side, guess, None, "; ".join(reasons))
+        return Point(side, guess, None, "; ".join(reasons), failed=True)
 
 
 def _measured(cell: Cell, setting: Setting) -> Usage:

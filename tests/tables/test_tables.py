@@ -20,7 +20,7 @@ RECORDS = store.read(HERE / "records" / "schema_1.jsonl", pytest.fail)
 @pytest.fixture(autouse=True)
 def all_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a certificate named every implementation, whatever certificates lie about."""
-    monkeypatch.setattr(speed, "speed_refusal", lambda *_: "")
+    monkeypatch.setattr(speed, "speed_refusal", lambda *_, **__: "")
 
 
 def ablation(records: list[Measurement], **conditions: Any) -> tables.Table:

@@ -1,7 +1,8 @@
 """One benchmark per mechanism × stage of the Swin-T layout × forward / forward and backward.
 
-Time is the device's: a reading of the timer waits for the GPU and is the GPU's own. Run
-``pytest --benchmark-only``; choose with ``-k "bra and stage3"``. MACs, memory and the implementation that ran
+Time is the device's: a reading of the timer waits for the GPU and is the GPU's own. Run, from anywhere,
+``pytest --benchmark-only --pyargs attnbench -k "bra and stage3"``; one's own file is given with
+``--attnbench-plugin=FILE``, and then nothing else need be named. MACs, memory and the implementation that ran
 stand in ``extra_info`` and in the records below ``--attnbench-out``.
 """
 
