@@ -15,7 +15,7 @@ from attnbench.commands._arguments import (
     plugin_option,
     warn,
 )
-from attnbench.errors import AttnbenchError
+from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.rungs import AUTHORS, RUNGS
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ def command(
     if fill:
         _fill(name, folder, rung or AUTHORS)
     found = _read(folder, must=bool(records) or name == "ablation")
+    devices = {m.cell.device for m in found}
+    if device and device not in devices:
+        raise UnknownNameError("device among the records", device, devices - {"meta"})
     table = _build(name, found, layout, resolution, device, rung or AUTHORS)
     if plot:
         from attnbench.tables.throughput_plot import plot as draw

@@ -64,9 +64,6 @@ def ablation(
     size = resolution or _fullest(in_layout, lambda cell: cell.resolution)
     chosen = [m for m in chosen if m.cell.metric in elsewhere or m.cell.resolution == size]
     if device is not None:
-        devices = {m.cell.device for m in chosen} - {"meta"}
-        if devices and device not in devices:
-            raise UnknownNameError("device among the records", device, devices)
         chosen = [m for m in chosen if m.cell.device in ("meta", device)]
     if not chosen:
         raise AttnbenchError("no record fits; run 'attnbench run' first, or ask for other conditions")
