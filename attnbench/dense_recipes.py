@@ -131,6 +131,7 @@ class DenseRecipe(_Part):
         dataset: that the figures are for; another can be given.
         global_batch: images an update, over all devices.
         drop_path: rate of the last block; ``None`` for the layout's.
+        nominal: size that tables of positions are made for; 0 for the layout's, as pretrained weights need.
         options: of mechanisms, by name: what a mechanism is set to at this size, as its authors do.
         precision: the authors'; what ran stands in the record.
     """
@@ -144,6 +145,7 @@ class DenseRecipe(_Part):
     dataset: str
     global_batch: int = Field(ge=1)
     drop_path: float | None = Field(None, ge=0, lt=1)
+    nominal: int = Field(0, ge=0)
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     schedule: Schedule

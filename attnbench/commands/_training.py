@@ -9,6 +9,7 @@ from attnbench.commands import _types
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.recipes import Recipe
 
+_TASKS = ("classification", "semantic", "detection")
 PRECISION = _types.OneOf("precision", "auto", "fp32", "fp16", "bf16")
 
 
@@ -19,7 +20,7 @@ def data_of(text: str) -> tuple[str, str]:
         AttnbenchError: it is neither the name of a data set nor a folder.
     """
     name, colon, root = text.partition(":")
-    known = datasets.names("classification")
+    known = [name for task in _TASKS for name in datasets.names(task)]
     if name in known:
         if colon and not Path(root).expanduser().is_dir():
             raise AttnbenchError(f"there is no folder {root!r} for data set {name}")

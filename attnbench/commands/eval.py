@@ -5,9 +5,9 @@ from typing import Any
 import click
 
 from attnbench import recipes
-from attnbench.commands import _types
+from attnbench.commands import _dense, _types
 from attnbench.commands._arguments import before_torch, plugin_option, settings_option
-from attnbench.commands._training import Data
+from attnbench.commands._training import Change, Data
 from attnbench.configurations import find
 
 _CROPS = _types.Names("crop", ("authors", "timm"))
@@ -28,6 +28,11 @@ _FILE = _types.Existing("file")
 @click.option("--workers", type=_types.Whole(0, 256), default=0, show_default=True)
 @click.option("--device", type=_types.Device(), default="auto", show_default=True, help="cpu, cuda or auto.")
 @click.option("--max-bad-images", type=_types.Whole(0, 2**31), help="[default: 10, or one in 1000]")
+@click.option("--task", type=_dense.TASK, default="classification", show_default=True)
+@click.option(
+    "--recipe-set", "changes", type=Change(), multiple=True, metavar="KEY=VALUE", help="Other tasks."
+)
+@_dense.data_option
 @click.option("--download", is_flag=True, help="Fetch the data set, where that can be done.")
 @plugin_option
 def command(**given: Any) -> None:
@@ -36,7 +41,13 @@ def command(**given: Any) -> None:
     A checkpoint of 'attnbench train' says itself what model it is of, and holds raw weights and their running
     mean; both are scored. Released weights need --model. Images are cropped as the recipe's authors do, and
     as timm does for Swin (the short side to 248, then 224). Under torchrun the images are shared out.
+
+    With --task semantic or detection it is the mIoU or AP of a dense model, tested as its recipe says or, by
+    --recipe-set test.scales, test.flip or test.mode, in another way.
     """
+    if given["task"] != "classification":
+        _dense.score(given)
+        return
     asked = read(given)
     before_torch()
     from attnbench.harness.training import checkpoint_scores

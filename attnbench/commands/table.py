@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from attnbench.record import Measurement
     from attnbench.tables.render import Table
 
-TABLES = ("ablation", "table1", "table5", "table6", "table7", "figure1", "classification")
+DENSE = ("ade20k", "coco")
+TABLES = ("ablation", "table1", "table5", "table6", "table7", "figure1", "classification", *DENSE, "scenes")
 
 
 @click.command()
@@ -77,7 +78,8 @@ def command(
 
     NAME is ablation (mechanisms in one layout), or one of BiFormer's tables with the published numbers
     beside ours: table1 (its variants), table5 (attention mechanisms), table6 (from Swin-T to BiFormer, step
-    by step), table7 (S and k), figure1 (throughput) or classification.
+    by step), table7 (S and k), figure1 (throughput), classification, ade20k or coco. scenes is what was
+    trained on the generated scenes.
     """
     _check(name, bool(layout or resolution), fill, plot, rung)
     folder = records or Path(f"{DEFAULT_OUT}/records")
@@ -126,10 +128,12 @@ def _check(name: str, sized: bool, fill: bool, plot: Path | None, rung: str | No
     """Raise AttnbenchError for options that a table does not have."""
     if name != "ablation" and sized:
         raise AttnbenchError(
-            f"{name} has its own layouts at 224 px; --layout and --resolution are of ablation"
+            f"{name} has its own layouts and sizes; --layout and --resolution are of ablation"
         )
     if name == "ablation" and fill:
         raise AttnbenchError("ablation shows what there is; 'attnbench run --metrics params,macs' adds to it")
+    if name == "scenes" and fill:
+        raise AttnbenchError("scenes shows what there is; 'attnbench train --data scenes' adds to it")
     if rung and name not in ("ablation", "table5"):
         raise AttnbenchError(f"{name} compares whole models; --rung is of ablation and table5")
     if plot and name != "figure1":
@@ -165,6 +169,14 @@ def _build(
             device=device,
             rung=rung,
         )
+    if name == "scenes":
+        from attnbench.tables.scenes_table import scenes_table
+
+        return scenes_table(found)
+    if name in DENSE:
+        from attnbench.tables.dense_table import DENSE_TABLES, beside_dense
+
+        return beside_dense(DENSE_TABLES[name], found, device)
     from attnbench.tables.paper_table import beside
     from attnbench.tables.papers import get_paper_table
 
@@ -178,13 +190,20 @@ def _fill(name: str, folder: Path, rung: str) -> None:
             f"--fill appends to a folder called records, got {folder}; give --records DIR/records"
         )
     from attnbench import store
-    from attnbench.tables.paper_table import beside, missing_static
-    from attnbench.tables.papers import get_paper_table
 
-    spec = get_paper_table(name).on_rung(rung)
-    ours = {line.name: line.model for line in spec.lines() if line.model}
     found = store.read(folder, warn) if folder.exists() else []
-    models = [ours[row] for row in missing_static(beside(spec, found), list(ours))]
+    names: tuple[str, ...] = ()
+    if name in DENSE:
+        from attnbench.tables.dense_table import DENSE_TABLES, uncounted
+
+        models, names = uncounted(DENSE_TABLES[name], found)
+    else:
+        from attnbench.tables.paper_table import beside, missing_static
+        from attnbench.tables.papers import get_paper_table
+
+        spec = get_paper_table(name).on_rung(rung)
+        ours = {line.name: line.model for line in spec.lines() if line.model}
+        models = [ours[row] for row in missing_static(beside(spec, found), list(ours))]
     if not models:
         return
     before_torch()
@@ -192,7 +211,7 @@ def _fill(name: str, folder: Path, rung: str) -> None:
     from attnbench.progress import make_progress
 
     with make_progress() as progress:
-        summary = counts.fill(models, folder.parent, progress)
+        summary = counts.fill(models, folder.parent, progress, names)
     click.echo(f"{summary.measured} cells counted; records: {summary.path}", err=True)
     for failure in summary.failed:
         click.echo(f"failed: {failure}", err=True)
@@ -222,6 +241,10 @@ def _command_for(name: str, table: "Table", folder: Path, row: str, column: str)
     if name == "ablation":
         mechanism = place.partition("[")[0]
         return f"attnbench run --layout {table.layout} --mechanisms {mechanism} --metrics {metric}"
+    if name in (*DENSE, "scenes"):
+        from attnbench.tables.dense_table import command_for
+
+        return command_for(name, metric, place)
     found = commands(get_paper_table(name), [place], metric, out)
     if not found:
         return "not a model of attnbench, so nothing can be"

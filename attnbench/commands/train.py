@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnbench.commands import _types
+from attnbench.commands import _dense, _types
 from attnbench.commands._arguments import before_torch, plugin_option, settings_option
 from attnbench.commands._training import PRECISION, Change, Data, folder_name, recipe_of
 from attnbench.errors import AttnbenchError
@@ -17,6 +17,7 @@ _COUNT = _types.Whole(1, 2**31)
 
 
 @click.command()
+@click.option("--task", type=_dense.TASK, default="classification", show_default=True)
 @click.option("--layout", type=_types.LAYOUT, required=True, help="Layout the mechanism is dropped into.")
 @click.option("--mechanism", type=_types.MECHANISM, required=True, help="What attends.")
 @click.option("--data", type=Data(), required=True, metavar="D", help="NAME, NAME:PATH, or a path of images.")
@@ -40,6 +41,8 @@ _COUNT = _types.Whole(1, 2**31)
 @click.option("--max-bad-images", type=_types.Whole(0, 2**31), help="[default: 10, or one in 1000]")
 @click.option("--token-labels", type=_types.Existing("folder"), metavar="DIR", help="For token labelling.")
 @click.option("--download", is_flag=True, help="Fetch the data set, where that can be done.")
+@_dense.data_option
+@click.option("--weights", type=_types.Existing("file"), metavar="FILE", help="Backbone's, of other tasks.")
 @plugin_option
 def command(**given: Any) -> None:
     """Train a model by a recipe and score it after every epoch.
@@ -48,7 +51,15 @@ def command(**given: Any) -> None:
     never stopped. Under torchrun it trains on all its processes. D is a data set that attnbench knows
     (digits), one with its place (imagenet:/data/imagenet), or the path of any folder of images, tar shards
     or parquet files.
+
+    With --task semantic or detection the backbone gets the recipe's head (docs/dense.md), and D is scenes,
+    ade20k:FOLDER or coco:FOLDER.
     """
+    if given["task"] != "classification":
+        result = _dense.train(given)
+        if result is not None:
+            click.echo(told(result, Path(_dense.read(given)["out"])))
+        return
     asked, device = read(given), given["device"]
     before_torch()
     from attnbench.harness.training import runs

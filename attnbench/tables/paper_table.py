@@ -11,6 +11,7 @@ from attnbench import metrics
 from attnbench.baselines import BASELINE
 from attnbench.configurations import Configuration
 from attnbench.record import Cell, Measurement
+from attnbench.tables.dense_table import add_miou
 from attnbench.tables.measured import add_measured, setting_columns
 from attnbench.tables.papers import RESOLUTION, Line, PaperTable
 from attnbench.tables.probe_columns import add_probes
@@ -47,7 +48,7 @@ def beside(spec: PaperTable, records: Sequence[Measurement], device: str | None 
     swaps = {_identity(line.model): line.name for line in lines if line.model and _is_swap(line.model)}
 
     def row_of(cell: Cell) -> str | None:
-        if cell.metric == "training" or _is_apart(cell):
+        if cell.metric.endswith("training") or _is_apart(cell):
             return None  # shown in a way of its own
         if cell.resolution != RESOLUTION or (device and cell.device not in ("meta", device)):
             return None
@@ -58,6 +59,7 @@ def beside(spec: PaperTable, records: Sequence[Measurement], device: str | None 
     table.raw = table.raw.reindex(pd.Index(places, name="row"))
     _add_static(table, lines)
     _add_accuracy(table, lines)
+    add_miou(table, records, lambda cell: rows.get((cell.layout, cell.mechanism, _options(cell.options))))
     add_probes(table, records, lambda cell: swaps.get(("swin_t", cell.mechanism, _options(cell.options))))
     add_trained(table, records, lambda cell: rows.get((cell.layout, cell.mechanism, _options(cell.options))))
     _add_settings(table, spec, lines)

@@ -1,6 +1,6 @@
 """Segmentation and detection as tasks of :mod:`attnbench.harness.training.loop`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,7 @@ class Segmentation(DenseTask):
     """Tell the class of every pixel."""
 
     headline = "miou"
-    collate = None
+    collate: Callable[[list[Any]], Any] | None = None
 
     def loss(self, module: nn.Module, batch: Segmented) -> Tensor:
         """Sum of the head's and the auxiliary head's loss."""
@@ -115,7 +115,9 @@ class Detection(DenseTask):
     """Find objects: their class, box and, with Mask R-CNN, mask."""
 
     headline = "ap_box"
-    collate = staticmethod(lambda samples: tuple(zip(*samples, strict=True)))
+    collate: Callable[[list[Any]], Any] | None = staticmethod(
+        lambda samples: tuple(zip(*samples, strict=True))
+    )
 
     def order(self, epoch: int) -> Sequence[Draw]:
         """As :meth:`DenseTask.order`, portrait and landscape apart: a batch is of one of them."""
@@ -171,7 +173,10 @@ def first_label(head: str) -> int:
     return 1 if head == "mask_rcnn" else 0
 
 
-def make_task(recipe: DenseRecipe, data: DenseDataset, seed: int, period: int = 0) -> DenseTask:
+def make_task(
+    recipe: DenseRecipe, data: DenseDataset, seed: int, period: int = 0
+) -> Segmentation | Detection:
     """The task of a recipe's head."""
-    kind = Detection if recipe.head in DETECTORS else Segmentation
-    return kind(recipe, data, seed, period)
+    if recipe.head in DETECTORS:
+        return Detection(recipe, data, seed, period)
+    return Segmentation(recipe, data, seed, period)

@@ -14,14 +14,19 @@ from attnbench.layouts import get_layout
 from attnbench.progress import Progress
 
 
-def fill(models: Sequence[Configuration], out: Path, progress: Progress) -> runner.Summary:
+def fill(
+    models: Sequence[Configuration], out: Path, progress: Progress, names: Sequence[str] = ()
+) -> runner.Summary:
     """Append records of what has none yet, below ``out``; one that fails becomes a record with the reason.
+
+    Args:
+        names: of the metrics; by default all that a run measures by itself and that need no machine.
 
     Raises:
         AttnbenchError: the folder cannot be written.
     """
     whole = runner.Summary()
-    for request in _requests(models, out):
+    for request in _requests(models, out, names):
         part = runner.run(request, progress)
         whole.measured += part.measured
         whole.known += part.known
@@ -30,15 +35,17 @@ def fill(models: Sequence[Configuration], out: Path, progress: Progress) -> runn
     return whole
 
 
-def _requests(models: Sequence[Configuration], out: Path) -> list[Request]:
+def _requests(models: Sequence[Configuration], out: Path, names: Sequence[str]) -> list[Request]:
     """One request for all models that differ in the mechanism only; references have no options."""
+    known = [metrics.get(name) for name in metrics.names()]
+    usual = tuple(metric.name for metric in known if metric.default and not metric.on_machine)
     together: dict[tuple[str, str], list[Configuration]] = {}
     for model in models:
         together.setdefault((model.layout, json.dumps(dict(model.options))), []).append(model)
     return [
         Request(
             mechanisms=tuple(model.mechanism for model in alike),
-            metrics=tuple(name for name in metrics.names() if not metrics.get(name).on_machine),
+            metrics=tuple(names) or usual,
             layout=layout,
             device=torch.device("cpu"),
             precisions=(),

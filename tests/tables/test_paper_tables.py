@@ -19,6 +19,7 @@ from attnbench.commands import table as table_command
 from attnbench.configurations import CONFIGURATIONS
 from attnbench.record import Cell, Measurement
 from attnbench.tables import ablation, render
+from attnbench.tables.dense_table import DENSE_TABLES
 from attnbench.tables.paper_table import beside, commands, missing_static
 from attnbench.tables.papers import NAMES, PAPER_TABLES
 from attnbench.tables.provenance import explain, is_missing, record_of
@@ -359,7 +360,7 @@ def run(*arguments: str) -> Any:
 
 
 def test_the_command_knows_the_tables_there_are() -> None:
-    assert table_command.TABLES == NAMES
+    assert table_command.TABLES == (*NAMES, *DENSE_TABLES, "scenes")
 
 
 def test_the_command_renders_without_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

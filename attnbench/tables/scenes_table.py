@@ -1,0 +1,88 @@
+"""What mechanisms reach on the generated scenes: mIoU and AP by head, with intervals over seeds.
+
+``identity`` is the floor: what lies above it is what attention carried beyond the reach of the head.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import pandas as pd
+
+from attnbench import metrics
+from attnbench.errors import AttnbenchError
+from attnbench.heads import DETECTORS, HEADS
+from attnbench.record import Measurement
+from attnbench.tables.conditions import conditions
+from attnbench.tables.render import DASH, Column, Table
+
+DATASET = "scenes"
+_SHOWN = {"semantic": ("miou", "miou_context"), "detection": ("ap_box", "ap_mask")}
+
+
+def scenes_table(records: Sequence[Measurement]) -> Table:
+    """One row a mechanism, the newest recipe of each head; the mean over seeds and its 95 % interval.
+
+    Raises:
+        AttnbenchError: there is no record of the scenes.
+    """
+    found = [m for m in records if m.cell.dataset == DATASET and m.cell.metric.endswith("_training")]
+    if not found:
+        raise AttnbenchError(
+            "no records of the scenes; 'attnbench train --task semantic --data scenes --layout swin_pico "
+            "--recipe scenes_sem_fpn --mechanism M --seed S' makes them"
+        )
+    rows = sorted({m.cell.row for m in found}, key=lambda row: (row == "identity", row))
+    table = Table(
+        [], pd.DataFrame(index=pd.Index(rows, name="mechanism")), title="Generated scenes, swin_pico"
+    )
+    seeds: set[int] = set()
+    for head in HEADS:
+        for name in _SHOWN["detection" if head in DETECTORS else "semantic"]:
+            of_value = [m for m in found if m.cell.metric == f"{head}_training" and m.name == name]
+            if of_value:
+                recipe = of_value[-1].cell.recipe
+                newest = [m for m in of_value if m.cell.recipe == recipe]
+                seeds |= {m.cell.seed for m in newest}
+                _add(table, head, name, newest)
+    table.notes += [
+        "Mean over seeds, and the 95 % interval of Student's t that so few allow; the last test of each run.",
+        f"Seeds: {', '.join(map(str, sorted(seeds)))}. 'of context': classes that look alike in pairs.",
+    ]
+    return table
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the mean of independent values; ``None`` for fewer than two."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return mean - half, mean + half
+
+
+def _add(table: Table, head: str, name: str, records: Sequence[Measurement]) -> None:
+    value = metrics.get(f"{head}_training").value(name)
+    column = Column.of_value(f"{head}_training", value, mode="train")
+    by_row: dict[str, dict[int, Measurement]] = {}
+    for m in records:  # of a seed the newest
+        if m.status == "ok" and m.value is not None:
+            by_row.setdefault(m.cell.row, {})[m.cell.seed] = m
+    means: list[float | None] = []
+    intervals: list[str] = []
+    for row in table.raw.index:
+        values = [float(m.value) for m in by_row.get(row, {}).values() if m.value is not None]
+        means.append(statistics.fmean(values) if values else None)
+        bounds = interval(values)
+        intervals.append(f"{bounds[0]:.1f} to {bounds[1]:.1f} ({len(values)})" if bounds else DASH)
+        if values:
+            table.measured[row, column.name] = next(iter(by_row[row].values()))
+    table.raw[column.name] = pd.array(means, dtype="Float64")
+    name_of = f"{column.name}_interval"
+    table.raw[name_of] = pd.array(intervals, dtype="string")
+    table.columns += [column, Column(name_of, "95 % (seeds)", of=(column.name,))]
+    text = conditions(records[-1]).rpartition(", seed")[0]
+    if text and f"Conditions: {text}." not in table.notes:
+        table.notes.append(f"Conditions: {text}.")
