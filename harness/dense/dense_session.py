@@ -19,10 +19,11 @@ from attnbench.harness.dense.optimising import DenseSchedule, make_optimizer
 from attnbench.harness.dense.samples import DenseDataset
 from attnbench.harness.dense.tasks import make_task
 from attnbench.harness.models.backbone import executed_impl
-from attnbench.harness.training import loop, session
+from attnbench.harness.training import loop, runs
 from attnbench.harness.training.order import Plan, make_plan
 from attnbench.harness.training.randomness import seed_of
 from attnbench.harness.training.ranks import Ranks
+from attnbench.harness.training.records import append_once
 from attnbench.heads import differences
 from attnbench.record import Cell, Measurement
 from attnbench.registry import get
@@ -60,7 +61,7 @@ class DenseRequest:
         return {**self.recipe.options.get(self.mechanism, {}), **self.options}
 
 
-def train(request: DenseRequest, ranks: Ranks, progress: session.Progress) -> loop.Result:
+def train(request: DenseRequest, ranks: Ranks, progress: runs.Progress) -> loop.Result:
     """Train, going on from what ``request.out`` holds, and append the records of what came out.
 
     Raises:
@@ -78,11 +79,11 @@ def train(request: DenseRequest, ranks: Ranks, progress: session.Progress) -> lo
             f"{max(1, run.plan.micro_batch // 2)}: the global batch of {run.plan.global_batch} stays"
         ) from error
     if ranks.first and result.updates == run.plan.updates:
-        store.append(request.out / "records" / "train.jsonl", records(request, run, result))
+        append_once(request.out / "records" / "train.jsonl", records(request, run, result))
     return result
 
 
-def prepare(request: DenseRequest, ranks: Ranks, progress: session.Progress) -> loop.Run:
+def prepare(request: DenseRequest, ranks: Ranks, progress: runs.Progress) -> loop.Run:
     """The run of the loop that a request means.
 
     Raises:
@@ -97,7 +98,7 @@ def prepare(request: DenseRequest, ranks: Ranks, progress: session.Progress) -> 
     plan, period = plan_of(request, ranks, len(data.ids("train")))
     optimizer = make_optimizer(model, recipe)
     asked: Any = request  # has the fields that these two read
-    precision = session._precision(asked, ranks)
+    precision = runs._precision(asked, ranks)
     return loop.Run(
         model,
         make_task(recipe, data, request.seed, period),
@@ -109,7 +110,7 @@ def prepare(request: DenseRequest, ranks: Ranks, progress: session.Progress) -> 
         ranks=ranks,
         clip_grad=recipe.optimizer.clip_grad,
         precision=precision,
-        workers=session._workers(asked, ranks),
+        workers=runs._workers(asked, ranks),
         every=request.checkpoint_every,
         evaluate_every=request.evaluate_every,
         stop_after=request.stop_after,

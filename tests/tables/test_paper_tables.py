@@ -360,7 +360,7 @@ def run(*arguments: str) -> Any:
 
 
 def test_the_command_knows_the_tables_there_are() -> None:
-    assert table_command.TABLES == (*NAMES, *DENSE_TABLES, "scenes")
+    assert (*NAMES, *DENSE_TABLES, "scenes") == table_command.TABLES
 
 
 def test_the_command_renders_without_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
