@@ -107,11 +107,11 @@ def split_of(images: Tensor) -> Tensor:
     Of channels after the first, one pixel of each cell counts: enough to tell frames apart.
     """
     frames = images[:, 1:, CELL - 1 :: CELL, CELL - 1 :: CELL]
-    pixels = (torch.cat((images[:, 0].flatten(1), frames.flatten(1)), dim=1) * 2).round().long()
+    pixels = torch.cat((images[:, 0].flatten(1), frames.flatten(1)), dim=1).mul_(2).round_().long()
     index = torch.arange(pixels.shape[1], device=images.device)
     index = (index + 1) * -0x61C8864680B583EB  # 2^64 over the golden ratio: an odd number with mixed bits
     index = (index ^ (index >> 29)) * -0x40A7B892E31B1A47
-    mixed = (pixels * index).sum(1)  # wraps at 2^64, so that the order of the sum does not matter
+    mixed = pixels.mul_(index).sum(1)  # wraps at 2^64, so that the order of the sum does not matter
     mixed = (mixed ^ (mixed >> 31)) * -0x61C8864680B583EB
     slot = (mixed >> 40) & 15
     return (slot >= _OF_SIXTEEN[0]).long() + (slot >= _OF_SIXTEEN[0] + _OF_SIXTEEN[1]).long()
