@@ -1,12 +1,22 @@
-"""Progress of a run: bars with the time left on a terminal, plain lines elsewhere. Both on stderr."""
+"""Progress of a run: bars with the time left on a terminal, plain lines elsewhere. Both on stderr.
+
+Both may show what was measured so far: on a terminal below the bars, redrawn in place after each cell; in a
+log once at the end of each phase.
+"""
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Protocol, Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
+
+_REDRAW_S = 2.0
+"""Seconds between two tables on a terminal: making one takes a tenth of a second."""
 
 
 class Progress(Protocol):
@@ -25,10 +35,16 @@ class Progress(Protocol):
         """A line for the user."""
 
 
-class TerminalProgress:
-    """One bar per phase."""
+def _nothing() -> str:
+    return ""
 
-    def __init__(self) -> None:
+
+class TerminalProgress:
+    """One bar per phase, and below them the table so far."""
+
+    def __init__(self, table: Callable[[], str] = _nothing) -> None:
+        self._make, self._table, self._drawn = table, "", -_REDRAW_S
+        self._console = Console(stderr=True)
         self._bars = Bars(
             TextColumn("{task.description:<28}"),
             BarColumn(),
@@ -37,29 +53,35 @@ class TerminalProgress:
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[what]}"),
-            console=Console(stderr=True),
+            console=self._console,
         )
+        self._live = Live(get_renderable=self._picture, console=self._console, transient=True)
         self._task = self._bars.add_task("starting", total=None, what="", visible=False)
         self._size = 0
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        self._live.start()
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
         if kind is None:
             self._finish()
-        self._bars.stop()
+        self._table = ""
+        self._live.stop()
+        self._console.print(self._bars.get_renderable())
 
     def phase(self, title: str, total: int) -> None:
         """A phase of ``total`` steps begins; the one before is complete."""
         self._finish()
         self._size = total
         self._task = self._bars.add_task(title, total=total, what="")
+        self._redraw()
 
     def step(self, what: str) -> None:
         """One step is done."""
         self._bars.update(self._task, advance=1, what=what)
+        if time.monotonic() - self._drawn > _REDRAW_S:
+            self._redraw()
 
     def at_least(self, done: int, what: str) -> None:
         """One step, or ``done`` steps in all if that is more."""
@@ -68,7 +90,14 @@ class TerminalProgress:
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
-        self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _redraw(self) -> None:
+        self._table, self._drawn = self._make(), time.monotonic()
+
+    def _picture(self) -> Group:
+        """The bars first: a table that is taller than the terminal is cut at its end."""
+        return Group(self._bars.get_renderable(), Text(f"\n{self._table}", no_wrap=True, overflow="crop"))
 
     def _finish(self) -> None:
         task = self._bars._tasks[self._task]
@@ -76,9 +105,10 @@ class TerminalProgress:
 
 
 class PlainProgress:
-    """One line per phase and per step, for logs."""
+    """One line per phase and per step, for logs, and the table so far when a phase begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: Callable[[], str] = _nothing) -> None:
+        self._make = table
         self._start = time.monotonic()
         self._title, self._total, self._done = "", 0, 0
 
@@ -90,6 +120,8 @@ class PlainProgress:
 
     def phase(self, title: str, total: int) -> None:
         """A phase of ``total`` steps begins."""
+        if self._done and (table := self._make()):
+            print(f"\n{table}", file=sys.stderr, flush=True)
         self._title, self._total, self._done = title, total, 0
 
     def step(self, what: str) -> None:
@@ -106,9 +138,9 @@ class PlainProgress:
         print(f"[{time.monotonic() - self._start:6.1f} s] {line}", file=sys.stderr, flush=True)
 
 
-def make_progress() -> TerminalProgress | PlainProgress:
-    """The form that suits where stderr goes."""
-    return TerminalProgress() if sys.stderr.isatty() else PlainProgress()
+def make_progress(table: Callable[[], str] = _nothing) -> TerminalProgress | PlainProgress:
+    """The form that suits where stderr goes; ``table`` makes the table so far, or gives an empty text."""
+    return TerminalProgress(table) if sys.stderr.isatty() else PlainProgress(table)
 
 
 class QuietProgress:

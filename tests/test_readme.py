@@ -8,13 +8,15 @@ import pytest
 from attnbench import certificates, registry, store, tables
 from attnbench.harness.conformance.checks import check_mechanism
 from attnbench.tables import render
+from attnbench.tables.narrow import as_text
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
 def example() -> str:
-    found = re.search(r"```python\n(# my_attention.py\n.*?)```", README, flags=re.DOTALL)
+    found = re.search(r"```python\n(# my_attention.py\n.*?)```", EXTENDING, flags=re.DOTALL)
     assert found
     return found.group(1)
 
@@ -44,11 +46,20 @@ def test_every_link_leads_somewhere() -> None:
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
+def test_it_fits_a_screen_without_scrolling_sideways() -> None:
+    assert max(map(len, README.splitlines())) <= 106, "a Markdown table's last column may run over"
+    inside = README.split("<!-- table: begin -->")[1].split("<!-- table: end -->")[0]
+    assert max(map(len, inside.splitlines())) <= 100
+    assert len(README.splitlines()) <= 80
+    assert README.count("![") == 1
+
+
 def test_its_table_is_what_the_shipped_records_give() -> None:
     records = store.read(ROOT / "results" / "records", pytest.fail)
-    text = render.render(tables.ablation(records, layout="swin_t"), "md")
-    assert f"<!-- table: begin -->\n{text}<!-- table: end -->" in README
-    assert (ROOT / "results" / "tables" / "ablation.md").read_text(encoding="utf-8") == text
+    table = tables.ablation(records, layout="swin_t")
+    assert f"<!-- table: begin -->\n```text\n{as_text(table)}```\n<!-- table: end -->" in README
+    shipped = ROOT / "results" / "tables" / "ablation.md"
+    assert shipped.read_text(encoding="utf-8") == render.render(table, "md")
 
 
 def test_shipped_certificates_are_of_the_sources_as_they_are() -> None:

@@ -1,6 +1,7 @@
 """``attnbench complexity``: how each mechanism's cost grows with resolution, from counts."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +10,9 @@ from attnbench.commands import _types
 from attnbench.commands._arguments import before_torch, deliver, output_option, plugin_option
 from attnbench.errors import AttnbenchError
 from attnbench.layouts import get_layout
+
+if TYPE_CHECKING:
+    from attnbench.tables.points import Line
 
 
 @click.command()
@@ -69,5 +73,14 @@ def command(
     found = [item for name in chosen for item in complexity.measure(counter, name, sizes)]
     table = growth.growth(found, place, stage - 1, complexity.TAIL)
     if plot:
-        growth.plot(found, plot, table.title)
+        _plot(growth.lines(found), table.title, plot)
     deliver(render.render(table, form), output)
+
+
+def _plot(lines: "list[Line]", title: str, path: Path) -> None:
+    from attnbench.figures import growth, save_figure
+
+    figure = growth.draw(lines, title)
+    if figure is None:
+        raise AttnbenchError("nothing to plot: none of these mechanisms multiplies anything")
+    save_figure(figure, path)

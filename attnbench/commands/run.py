@@ -17,7 +17,7 @@ from attnbench.commands._arguments import (
     warn,
 )
 from attnbench.commands._timing import timing_options
-from attnbench.commands.table import ablation
+from attnbench.commands.table import ablation_text as table
 
 
 @click.command()
@@ -102,6 +102,8 @@ from attnbench.commands.table import ablation
     metavar="DIR",
     help="Where records are kept.",
 )
+@click.option("--wide", is_flag=True, help="Print all columns, not those that fit into 100 characters.")
+@click.option("--columns", type=_types.Words(), metavar="A,B", help="Print these, by their names in a CSV.")
 @timing_options
 @plugin_option
 def command(
@@ -121,6 +123,8 @@ def command(
     time_limit: int | None,
     in_process: bool,
     out: Path,
+    wide: bool,
+    columns: tuple[str, ...] | None,
     **timing: Any,
 ) -> None:
     """Measure what has no record yet, then print the table.
@@ -151,11 +155,18 @@ def command(
         "out": out,
         **of_timing,
     }
-    _run(chosen, bool(mechanisms), device, batch_size or 0, preset, timing)
+    _run(chosen, bool(mechanisms), device, batch_size or 0, preset, timing, columns or (), wide)
 
 
 def _run(
-    chosen: dict[str, Any], named: bool, device: str, batch: int, preset: str, timing: dict[str, Any]
+    chosen: dict[str, Any],
+    named: bool,
+    device: str,
+    batch: int,
+    preset: str,
+    timing: dict[str, Any],
+    columns: tuple[str, ...],
+    wide: bool,
 ) -> None:
     """The part of ``run`` that needs torch; ``named``: the user chose the mechanisms."""
     before_torch()
@@ -167,6 +178,7 @@ def _run(
     from attnbench.harness.run import plan, runner
     from attnbench.harness.setting import Flags
     from attnbench.progress import make_progress
+    from attnbench.tables.preview import Preview
 
     where = environment.resolve_device(device)
     flags = Flags(tf32=timing["tf32"], threads=timing["threads"])
@@ -186,10 +198,11 @@ def _run(
     request = plan.Request(**chosen, device=where, batch_size=batch, preset=effort, flags=flags)
     if timing["aa"]:
         return _timing.put_to_the_test(request, timing)
-    with make_progress() as progress:
+    records = chosen["out"] / "records"
+    with make_progress(Preview(records, chosen, str(where)).text) as progress:
         summary = runner.run(request, progress)
     shown = chosen["layout"], chosen["resolution"], str(where)
-    click.echo(ablation(chosen["out"] / "records", "md", *shown, also=chosen["metrics"]))
+    click.echo(table(records, *shown, columns, wide, also=chosen["metrics"]))
     before = f", {summary.known} were there already" if summary.known else ""
     click.echo(f"{summary.measured} cells measured{before}; records: {summary.path}")
     end_of_run(summary.failed, summary.measured + summary.known)

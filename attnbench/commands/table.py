@@ -34,7 +34,15 @@ TABLES = ("ablation", "table1", "table5", "table6", "table7", "figure1", "classi
     metavar="DIR",
     help=f"Folder or file of records.  [default: {DEFAULT_OUT}/records]",
 )
-@click.option("--format", "form", type=_types.TABLE_FORMAT, default="md", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=_types.OneOf("format", "text", *_types.TABLE_FORMAT.choices),
+    default="text",
+    show_default=True,
+)
+@click.option("--wide", is_flag=True, help="text: all columns, not those that fit into 100 characters.")
+@click.option("--columns", type=_types.Words(), metavar="A,B", help="text: these, by their names in a CSV.")
 @output_option
 @click.option(
     "--layout",
@@ -65,6 +73,8 @@ def command(
     name: str,
     records: Path | None,
     form: str,
+    wide: bool,
+    columns: tuple[str, ...] | None,
     output: Path | None,
     layout: str | None,
     resolution: int | None,
@@ -81,6 +91,8 @@ def command(
     by step), table7 (S and k), figure1 (throughput), classification, ade20k or coco. scenes is what was
     trained on the generated scenes.
     """
+    if form != "text" and (wide or columns):
+        raise AttnbenchError(f"--wide and --columns are of --format text; {form} has all columns")
     _check(name, bool(layout or resolution), fill, plot, rung)
     folder = records or Path(f"{DEFAULT_OUT}/records")
     if fill:
@@ -91,11 +103,13 @@ def command(
         raise UnknownNameError("device among the records", device, devices - {"meta"})
     table = _build(name, found, layout, resolution, device, rung or AUTHORS)
     if plot:
-        from attnbench.tables.throughput_plot import plot as draw
-
-        draw(table, plot)
+        _plot(table, plot)
     if explain:
         text = _explain(name, table, folder, *explain)
+    elif form == "text":
+        from attnbench.tables.narrow import as_text
+
+        text = as_text(table, columns=columns or (), wide=wide)
     else:
         from attnbench.tables import render
 
@@ -103,25 +117,32 @@ def command(
     deliver(text, output)
 
 
-def ablation(
+def _plot(table: "Table", path: Path) -> None:
+    from attnbench.figures import figure1, save_figure
+
+    figure = figure1.draw(table)
+    if figure is None:
+        raise AttnbenchError("Figure 1 has neither a printed nor a measured throughput to draw")
+    save_figure(figure, path)
+
+
+def ablation_text(
     records: Path,
-    form: str,
-    layout: str | None,
-    resolution: int | None,
-    device: str | None,
+    layout: str,
+    resolution: int,
+    device: str,
+    columns: Sequence[str],
+    wide: bool,
     also: Sequence[str] = (),
 ) -> str:
-    """The ablation table of records, rendered; ``None`` for what the newest record has.
-
-    ``also``: metrics that have no column unless asked for.
-    """
+    """The ablation table of records, as text that fits; ``also``: metrics shown only if asked for."""
     from attnbench import certificates, store, tables
-    from attnbench.tables import render
+    from attnbench.tables.narrow import as_text
 
     certificates.look_beside(records)
     found = store.read(records, warn)
     table = tables.ablation(found, layout=layout, resolution=resolution, device=device, also=also)
-    return render.render(table, form)
+    return as_text(table, columns=columns, wide=wide)
 
 
 def _check(name: str, sized: bool, fill: bool, plot: Path | None, rung: str | None) -> None:

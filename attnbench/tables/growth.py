@@ -1,14 +1,13 @@
-"""The table and the plot of ``attnbench complexity``: growth of the cost with resolution."""
+"""The table of ``attnbench complexity``, and the lines of its figure: growth of the cost with resolution."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from attnbench import registry
-from attnbench.figures import new_figure, save_figure
-from attnbench.tables.render import Column, Table
+from attnbench.record import Measurement
+from attnbench.tables.points import Line, group_of
+from attnbench.tables.render import Column, Table, title_of
 
 if TYPE_CHECKING:
     from attnbench.harness.counting.complexity import Growth
@@ -100,25 +99,39 @@ def _remark(table: Table, item: "Growth") -> None:
         table.mark(row, "cheaper_from_px", "at no resolution counted")
 
 
-def plot(found: Sequence["Growth"], path: Path, title: str) -> None:
-    """MACs against resolution, both on a logarithmic axis, one line per row that has multiply-adds.
-
-    Raises:
-        AttnbenchError: matplotlib is not installed, or the file cannot be written.
-    """
-    figure, axes = new_figure(10.0, 5.5)
-    for number, item in enumerate(found):
-        points = [(r, macs / 1e9) for r, macs in sorted(item.counts.items()) if macs]
-        if points:
-            style = ("-", "--", ":", "-.")[number // 10 % 4]
-            axes.plot(*zip(*points, strict=True), style, label=_label(item), linewidth=1.2)
-    axes.set(xscale="log", yscale="log", xlabel="Resolution (px a side)", ylabel="MACs of two blocks (G)")
-    figure.suptitle(title, fontsize=9)
-    figure.legend(loc="outside right upper", fontsize=7)
-    save_figure(figure, path)
+def lines(found: Sequence["Growth"]) -> list[Line]:
+    """What a figure draws of what was counted."""
+    return [
+        _line(item.mechanism, item.rule.name, item.declared, item.fit and vars(item.fit), item.counts)
+        for item in found
+    ]
 
 
-def _label(item: "Growth") -> str:
-    name = registry.get(item.mechanism).facts.title
-    name += f", {item.rule.name}" if item.rule.name else ""
-    return name if item.fit is None else f"{name} (p = {item.fit.exponent:.2f})"
+def recorded(records: Sequence[Measurement], layout: str | None) -> list[Line]:
+    """The same from records of the metric ``growth``, the newest of each mechanism, in alphabetical order."""
+    newest = {
+        m.cell.mechanism: m
+        for m in records
+        if m.name == "growth_exponent" and m.status == "ok" and m.cell.layout == layout
+    }
+    return [
+        _line(
+            mechanism,
+            rule["rule"],
+            rule["declared"],
+            rule["interval_95"] and dict(zip(_FIT, (rule["exponent"], *rule["interval_95"]), strict=True)),
+            {int(px): macs for px, macs in rule["macs"].items()},
+        )
+        for mechanism, m in sorted(newest.items())
+        for rule in m.details["rules"]
+    ]
+
+
+_FIT = ("exponent", "low", "high")
+
+
+def _line(mechanism: str, rule: str, declared: float | None, fit: Any, macs: dict[int, int]) -> Line:
+    row = f"{mechanism}[{rule}]" if rule else mechanism
+    title = title_of(mechanism) + (f", {rule}" if rule else "")
+    exponent, low, high = ((fit or {}).get(part) for part in _FIT)
+    return Line(row, title, group_of(row), declared, exponent, low, high, macs)

@@ -181,6 +181,8 @@ def _add_settings(table: Table, spec: PaperTable, lines: Sequence[Line]) -> None
 def _add_relative(table: Table, to: str, speed: Column, printed_in: str) -> None:
     """Throughput over that of one row, measured and printed, and the gap of the two."""
     measured, printed = (table.raw[name].astype("Float64") for name in (speed.name, printed_in))
+    paired = _ratios(table, speed)
+    measured = paired if pd.notna(paired[to]) else measured  # rows of other runs were timed at other times
     ours, theirs = (
         numbers / numbers[to] if pd.notna(numbers[to]) else numbers * pd.NA for numbers in (measured, printed)
     )
@@ -197,6 +199,15 @@ def _add_relative(table: Table, to: str, speed: Column, printed_in: str) -> None
     note = _RELATIVE.format(title=table.titles[to])
     if note not in table.notes:
         table.notes.append(note)
+
+
+def _ratios(table: Table, speed: Column) -> pd.Series:
+    """Speed of the rows over one baseline's, which took turns with each of them; empty without one."""
+    found = {row: table.measured.get((str(row), speed.name)) for row in table.raw.index}
+    details = {row: m.details for row, m in found.items() if m is not None and m.status == "ok"}
+    one = len({facts.get("baseline") for facts in details.values()}) == 1
+    known = {row: facts.get("ratio") for row, facts in details.items() if one}
+    return pd.Series([known.get(row) for row in table.raw.index], table.raw.index, "Float64")
 
 
 def _say_what_is_missing(table: Table, spec: PaperTable, lines: Sequence[Line]) -> None:

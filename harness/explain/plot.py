@@ -1,13 +1,20 @@
 """The roofline as a picture: phases under the two measured ceilings. Needs matplotlib (attnbench[report])."""
 
+import math
 from pathlib import Path
 
-from attnbench.errors import AttnbenchError
+from attnbench.figures import new_figure, save_figure
+from attnbench.figures.files import PAGE, styled
+from attnbench.figures.labels import label_points
+from attnbench.figures.style import COLOURS_IN_ORDER, INK
 from attnbench.harness.explain.gap import Comparison
 
+_EDGES = {True: COLOURS_IN_ORDER[0], False: COLOURS_IN_ORDER[1]}
 
+
+@styled
 def roofline(comparison: Comparison, path: Path) -> None:
-    """Draw each phase with MACs at its arithmetic intensity and attained FLOP/s; its area is its time.
+    """Draw each phase with MACs at its intensity and attained FLOP/s, as large as its share of time.
 
     Args:
         comparison: the subject and, hollow, the baseline.
@@ -16,46 +23,36 @@ def roofline(comparison: Comparison, path: Path) -> None:
     Raises:
         AttnbenchError: matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise AttnbenchError(f"--plot needs matplotlib ({error}); install attnbench[report]") from error
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(PAGE * 0.75, 4.0)
     models = [model for model in (comparison.subject, comparison.baseline) if model is not None]
-    reached: list[float] = []
-    for model, filled in zip(models, (True, False), strict=False):
-        rows = {key: row for key, row in model.phases.items() if row.macs and row.seconds}
-        x = [row.intensity for row in rows.values()]
-        y = [2 * row.macs / row.seconds / 1e9 for row in rows.values()]
-        sizes = [4000 * row.seconds / model.step_s for row in rows.values()]
-        colour = "C0" if filled else "C1"
-        axes.scatter(
-            x,
-            y,
-            sizes,
-            alpha=0.6,
-            label=model.name,
-            edgecolors=colour,
-            facecolors=colour if filled else "none",
-        )
-        reached += x
-        for (_, phase), at in zip(rows, zip(x, y, strict=True), strict=True):
-            if filled:
-                axes.annotate(phase, at, fontsize=7)
+    labels, points = [], []
+    for model, own in zip(models, (True, False), strict=False):
+        for (_, phase), row in model.phases.items():
+            if not (row.macs and row.seconds):
+                continue
+            x, y = row.intensity, 2 * row.macs / row.seconds / 1e9
+            size = max(4.0, 60 * math.sqrt(row.seconds / model.step_s))
+            face = COLOURS_IN_ORDER[0] if own else "none"
+            axes.plot(
+                x, y, "o", markersize=size / 4, markerfacecolor=face, markeredgecolor=_EDGES[own], alpha=0.7
+            )
+            points.append((x, y))
+            if own:
+                labels.append((x, y, phase))
     ceilings = comparison.ceilings
     ridge = ceilings.flops_per_s / ceilings.bytes_per_s
+    reached = [x for x, _ in points]
     ends = sorted({min([*reached, ridge]) / 2, ridge, max([*reached, ridge]) * 2})
-    axes.plot(ends, [ceilings.attainable(end) / 1e9 for end in ends], color="black", linewidth=1)
+    axes.plot(ends, [ceilings.attainable(end) / 1e9 for end in ends], color=INK, linewidth=1)
     axes.set(
         xscale="log",
         yscale="log",
         xlabel="arithmetic intensity, FLOP per byte moved",
-        ylabel="GFLOP/s",
-        title=f"{comparison.subject.cell.layout}, {comparison.setting.mode} {comparison.setting.precision}",
+        ylabel="GFLOP/s reached",
     )
-    axes.legend()
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise AttnbenchError(f"cannot write {path}: {error}; give --plot FILE.png, .pdf or .svg") from error
+    setting, names = comparison.setting, [model.name for model in models]
+    told = " and ".join(f"{name} ({how})" for name, how in zip(names, ("filled", "hollow"), strict=False))
+    title = f"{told}, {comparison.subject.cell.layout}, {setting.mode} {setting.precision}"
+    figure.suptitle(f"{title}; width of a point: the root of its share of the step", fontsize=8)
+    label_points(axes, labels, avoid=points)
+    save_figure(figure, path)

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from attnbench.errors import AttnbenchError
+from attnbench.figures.files import COLUMN, styled
+from attnbench.figures.style import COLOURS_IN_ORDER as COLOURS
 from attnbench.harness.memory.sweep import Point
 from attnbench.harness.memory.tracker import PARTS
 from attnbench.harness.memory.usage import Usage
@@ -53,34 +54,30 @@ def _markdown(points: list[Point]) -> str:
     return "\n".join([body, *(["", *notes] if notes else [])])
 
 
+@styled
 def plot(points: list[Point], title: str, path: Path) -> None:
     """Stacked parts over resolutions: measured where there is a figure, else estimated (hatched).
 
     Raises:
         AttnbenchError: matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise AttnbenchError(f"--plot needs matplotlib ({error}); install attnbench[report]") from error
+    from attnbench.figures import new_figure, save_figure
+
     shown = [(point.resolution, point.measured or point.estimated) for point in points]
     known = [(side, used) for side, used in shown if used is not None]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(COLUMN * 1.5, 3.4)
     places, floor = range(len(known)), [0.0] * len(known)
     for part in PARTS:
         heights = [used.parts[part] / 2**20 for _, used in known]
-        bars = axes.bar(places, heights, bottom=floor, label=part)
+        bars = axes.bar(places, heights, bottom=floor, label=part, color=COLOURS[PARTS.index(part)])
         for bar, (_, used) in zip(bars, known, strict=True):
             bar.set_hatch("//" if used.estimated else "")
         floor = [below + height for below, height in zip(floor, heights, strict=True)]
     axes.set_xticks(list(places), [str(side) for side, _ in known])
-    axes.set(xlabel="pixels a side", ylabel="MiB at the peak", title=f"{title} (hatched: estimated)")
-    axes.legend()
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise AttnbenchError(f"cannot write {path}: {error}; give --plot FILE.png, .pdf or .svg") from error
+    axes.set(xlabel="pixels a side", ylabel="MiB at the peak")
+    figure.suptitle(f"{title} (hatched: estimated)", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)  # of six parts, in the order stacked
+    save_figure(figure, path)
 
 
 def _figures(points: list[Point]) -> list[tuple[int, str, Usage]]:

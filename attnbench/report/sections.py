@@ -1,0 +1,127 @@
+"""The parts of the report below the table, as far as the records hold them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from attnbench.figures import figure1 as figure_1
+from attnbench.figures import pareto
+from attnbench.record import Measurement
+from attnbench.report import charts as draw
+from attnbench.report.charts import Chart
+from attnbench.tables.growth import recorded
+from attnbench.tables.paper_table import beside
+from attnbench.tables.papers import get_paper_table
+from attnbench.tables.points import SETTING_TITLES, SETTINGS, Point, ratios, values
+from attnbench.tables.render import Table
+
+
+@dataclass(frozen=True)
+class Charts:
+    """A part that consists of charts."""
+
+    anchor: str
+    heading: str
+    about: str
+    charts: list[Chart]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table of text."""
+
+    title: str
+    text: str
+    heads: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A part that consists of tables."""
+
+    anchor: str
+    heading: str
+    about: str
+    parts: list[Part]
+
+
+def charts(table: Table, records: Sequence[Measurement]) -> list[Charts]:
+    """The parts that records are there for; none is shown empty."""
+    found = [_speed(table), _price(table), _figure1(records), _growth(table, records)]
+    return [part for part in found if part.charts]
+
+
+def tables(records: Sequence[Measurement]) -> list[Tables]:
+    """Parts in which numbers say more than a chart would."""
+    return []
+
+
+def findings(table: Table) -> list[str]:
+    """What the table says, in sentences that follow from the numbers."""
+    said = []
+    for setting in SETTINGS:
+        points = ratios(table, *setting)
+        by_verdict: dict[str, list[Point]] = {}
+        for point in sorted(points, key=lambda p: -p.value):
+            by_verdict.setdefault(point.verdict, []).append(point)
+        if not by_verdict:
+            continue
+        faster = ", ".join(f"{p.title} ({p.value:.2f})" for p in by_verdict.get("faster", []))
+        slower, alike = (len(by_verdict.get(verdict, [])) for verdict in ("slower", "cannot tell"))
+        said.append(
+            f"{SETTING_TITLES[setting]}: faster than {_baseline(points)}: {faster or 'none'}; "
+            f"{slower} slower, {alike} not told apart."
+        )
+    macs = sorted(values(table, "macs"), key=lambda p: p.value)
+    if len(macs) > 1:
+        least, most = macs[0], macs[-1]
+        said.append(
+            f"MACs from {least.value / 1e9:.2f} G ({least.title}) to {most.value / 1e9:.2f} G ({most.title})."
+        )
+    return said
+
+
+def _baseline(points: Sequence[Point]) -> str:
+    return next((p.title for p in points if p.verdict == "baseline"), "the baseline")
+
+
+def _speed(table: Table) -> Charts:
+    by_setting = {setting: found for setting in SETTINGS if (found := ratios(table, *setting))}
+    baseline = _baseline([p for points in by_setting.values() for p in points])
+    chart = draw.speed(by_setting, baseline)
+    about = (
+        "Each mechanism and the baseline took turns in the same blocks; a ratio above 1 is faster. A verdict "
+        "is given only where the whole 95 % interval lies beyond the margin."
+    )
+    return Charts("speed-part", "Speed", about, [chart] if chart else [])
+
+
+def _price(table: Table) -> Charts:
+    found = [
+        draw.pareto(cost, quality, 10 * i + j)
+        for i, quality in enumerate(pareto.qualities(table))
+        for j, cost in enumerate(pareto.costs(table))
+    ]
+    about = (
+        "Accuracy against what it costs. Lines through a point are its 95 % intervals; the dashed line joins "
+        "the mechanisms that no other beats in both, whose names are written. Point at the others for theirs."
+    )
+    return Charts("price", "Accuracy and its price", about, [chart for chart in found if chart])
+
+
+def _figure1(records: Sequence[Measurement]) -> Charts:
+    chart = draw.figure1(figure_1.bars(beside(get_paper_table("figure1"), records)))
+    about = (
+        "The paper's headline: throughput of its models over that of Swin-T. The hardware differs, so each "
+        "source is taken relative to its own Swin-T."
+    )
+    return Charts("figure-1", "Figure 1", about, [chart] if chart else [])
+
+
+def _growth(table: Table, records: Sequence[Measurement]) -> Charts:
+    chart = draw.growth(recorded(records, table.layout))
+    about = (
+        "Multiply-adds of two blocks of the first stage, counted at each resolution; mechanisms that declare "
+        "the same power of N, the number of tokens, share a panel. Point at a dot for name and exponent."
+    )
+    return Charts("growth-part", "Growth", about, [chart] if chart else [])
