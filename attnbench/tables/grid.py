@@ -109,9 +109,15 @@ _FROM_RATIO = ("speed_", "ratio_")
 def _head(table: Table, column: Column) -> Head:
     """Heading and rank of a column, by the description of what it shows."""
     value = column.value
+    sample = next((m for (_, name), m in table.measured.items() if name == column.name), None)
+    if value is None and sample is not None:  # computed of several records, such as a mean over seeds
+        rank = 0 if column.csv_only else 100 * metrics.get(sample.cell.metric).order
+        return Head(column.name, _levels(column), rank, "more")
     if value is None:
         printed = any(name == column.name for _, name in table.figures)
-        return Head(column.name, _levels(column), _PUBLISHED_RANKS.get(column.name, 0), "", printed)
+        rank = _PUBLISHED_RANKS.get(column.name, 0)
+        size = column.name in _OF_SIZE and table.layout is not None
+        return Head(column.name, _levels(column), 0 if size else rank, "", printed)
     of = metrics.get(column.metric)
     better = {"higher": "more", "lower": "less", "equal": "less"}[value.better]
     hidden = column.csv_only or value.paired or bool(value.repeats) or bool(column.regime) or not of.default
@@ -142,6 +148,8 @@ _PUBLISHED_RANKS = {
     "published_miou": 9300,
 }
 """What papers print comes after what was measured."""
+_OF_SIZE = ("published_params", "published_macs")
+"""Not among the first where a table is of mechanisms, not of papers' models."""
 
 
 def _comma(heading: str) -> str:
@@ -153,9 +161,10 @@ def _comma(heading: str) -> str:
 def _levels(column: Column) -> tuple[str, str, str]:
     """``Params (M)`` as ``Params`` over ``M``; of three parts, the last says who says so, or the unit."""
     heading, published = column.heading, column.heading.startswith("Published ")
-    head, _, unit = heading.removeprefix("Published ").partition(" (")
-    words = head.split()
-    parts = [words[0], " ".join(words[1:]), "paper" if published else unit.removesuffix(")")]
+    heading = heading.removeprefix("Published ")
+    head, _, unit = (heading.partition(": ")[2] or heading).partition(" (")
+    first, _, rest = head.partition(", " if ", " in head else " ")
+    parts = [first, rest, "paper" if published else unit.removesuffix(")")]
     known = [part for part in parts if part]
     return tuple([""] * (3 - len(known)) + known)  # type: ignore[return-value]
 

@@ -23,6 +23,8 @@ from attnbench.tables.papers import PAPER_TABLES
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "results" / "records"
+FOLDERS = (ROOT / "results" / "tables", ROOT / "results" / "figures")
+"""Nothing else lies in these: a file that no record asks for any more is removed."""
 LAYOUT = "swin_t"
 """Of the table in README and the report."""
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->"
@@ -36,21 +38,21 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 if something is stale")
     only_check = parser.parse_args().check
-    stale = []
-    for path, content in make(
-        store.read(RECORDS, lambda line: print(f"warning: {line}", file=sys.stderr))
-    ).items():
-        if path.is_file() and path.read_bytes() == content:
-            continue
-        stale.append(path.relative_to(ROOT))
-        if not only_check:
+    made = make(store.read(RECORDS, lambda line: print(f"warning: {line}", file=sys.stderr)))
+    stale = [path for path, content in made.items() if not path.is_file() or path.read_bytes() != content]
+    gone = [path for folder in FOLDERS for path in folder.glob("*") if path not in made]
+    if not only_check:
+        for path in stale:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-    for path in stale:
+            path.write_bytes(made[path])
+        for path in gone:
+            path.unlink()
+    for path in (*stale, *gone):
+        path = path.relative_to(ROOT)
         print(f"{'stale' if only_check else 'written'}: {path}")
-    if not stale:
+    if not stale and not gone:
         print("everything is up to date")
-    return int(only_check and bool(stale))
+    return int(only_check and bool(stale or gone))
 
 
 def make(records: list[Measurement]) -> dict[Path, bytes]:

@@ -25,7 +25,7 @@ RECORDS = store.read(ROOT / "results" / "records", pytest.fail)
 @pytest.fixture(autouse=True)
 def all_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a certificate named every implementation, whatever certificates lie about."""
-    monkeypatch.setattr(table_speed, "speed_refusal", lambda *_: "")
+    monkeypatch.setattr(table_speed, "speed_refusal", lambda *_, **__: "")
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ EVIL = """<script>alert("x")</script>'"&</script><!--"""
 @pytest.fixture(autouse=True)
 def all_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a certificate named every implementation, whatever certificates lie about."""
-    monkeypatch.setattr(speed, "speed_refusal", lambda *_: "")
+    monkeypatch.setattr(speed, "speed_refusal", lambda *_, **__: "")
 
 
 class Grid(HTMLParser):

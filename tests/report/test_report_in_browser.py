@@ -38,7 +38,7 @@ WIDTHS = {"phone": 390, "laptop": 1366}
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A browser that has the report of the shipped results open, its charts drawn, without a network."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(speed, "speed_refusal", lambda *_: "")
+    patch.setattr(speed, "speed_refusal", lambda *_, **__: "")
     path = tmp_path_factory.mktemp("report") / "report.html"
     records = store.read(ROOT / "results" / "records", pytest.fail)
     path.write_text(page(records, layout="swin_t"), encoding="utf-8")
