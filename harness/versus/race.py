@@ -95,8 +95,8 @@ def race(
         for stage, both, repeats in steps:
             for which in turns.sample((0, 1), 2):
                 times[stage][which] += _time(both[which], repeats, device)
-        for stage, (official, own) in zip(found.stages, times, strict=True):
-            stage.append(official / own)
+        for ratios, (official, own) in zip(found.stages, times, strict=True):
+            ratios.append(official / own)
         found.whole.append(sum(t[0] for t in times) / sum(t[1] for t in times))
     return found
 
