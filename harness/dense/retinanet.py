@@ -91,8 +91,8 @@ class Detector(RetinaNet):
         maps: stages 2 to 4.
         num_classes: without background.
         width: of pyramid and head.
-        best_of_anchor: what a level's 1,000 candidates are: anchors by their best class (mmdetection up to
-            2.17), or pairs of anchor and class (later, and torchvision).
+        best_of_anchor: what a level's 1,000 candidates are: anchors by their best class (mmdetection's
+            older releases), or pairs of anchor and class (torchvision).
     """
 
     def __init__(

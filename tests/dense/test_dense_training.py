@@ -137,7 +137,9 @@ def test_what_is_not_decayed_is_layer_norms_and_tables() -> None:
     assert everything[0]["weight_decay"] == 1e-4
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "head", [pytest.param(h, marks=pytest.mark.slow) if h == "mask_rcnn" else h for h in HEADS]
+)
 def test_a_run_that_stopped_ends_with_the_weights_of_one_that_did_not(head: str, tmp_path: Path) -> None:
     progress = QuietProgress()
     whole = train(request(head, tmp_path / "whole"), Ranks(), progress)
@@ -209,6 +211,7 @@ def _model(head: str) -> Any:
     return model
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_two_ranks_score_as_one(tmp_path: Path) -> None:
     """Five images, which two ranks do not share evenly."""
