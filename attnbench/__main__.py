@@ -69,8 +69,8 @@ def status(arguments: list[str] | None) -> int:
 
 def _of_exit(done: SystemExit) -> int:
     """A command's own exit is its status; that of any code which it ran is no end of the command."""
-    if isinstance(done.__context__, BrokenPipeError):  # click's own way to say so
-        return _of_system(done.__context__)
+    if type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):  # click has met a pipe that nobody reads
+        return BROKEN_PIPE
     *_, frame = traceback.walk_tb(done.__traceback__)
     if Path(frame[0].f_code.co_filename).parent == _COMMANDS and isinstance(done.code, int):
         return done.code

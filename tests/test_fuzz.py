@@ -51,7 +51,7 @@ def commands() -> dict[str, click.Command]:
 
 
 COMMANDS = commands()
-UNTYPED = {"probe", "figures", "report"}
+UNTYPED: set[str] = set()
 """Commands whose options are not typed yet."""
 
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import wait
 from typing import Any, Self
 
 from attnbench.harness.workers.deaths import Cause, cause_of_death, oom_kills
-from attnbench.harness.workers.processes import context
+from attnbench.harness.workers.processes import context, start_server
 from attnbench.harness.workers.serving import Inheritance, serve
 
 _START_LIMIT_S = 120.0
@@ -62,6 +62,7 @@ class Worker:
         self._pipe, theirs = multiprocessing.Pipe()
         arguments = (theirs, self._log_path, Inheritance.here())
         self._process = context().Process(target=serve, args=arguments, daemon=True)
+        start_server()  # so that it does not hear Ctrl-C, whoever comes first
         self._process.start()
         theirs.close()
         self._ask((factory, args), _START_LIMIT_S if time_limit_s is None else time_limit_s)

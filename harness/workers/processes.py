@@ -1,7 +1,11 @@
 """How processes are started: forked from a server that has imported what they need. Needs no torch."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 
@@ -12,7 +16,21 @@ def start_server() -> None:
     """Let the server begin its imports now, while this process still has its own to do."""
     if isinstance(context(), ForkServerContext):
         _hush_tracker()
-        forkserver.ensure_running()
+        with _deaf_to_interrupts():
+            forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C is for the command: what is started here inherits that it is ignored, and hands that on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _hush_tracker() -> None:
