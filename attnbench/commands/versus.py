@@ -11,7 +11,9 @@ from attnbench.commands._arguments import before_torch
 @click.option("--pairs", type=_types.Whole(5, 10000), default=15, show_default=True, help="Turns of both.")
 @click.option("--batch", type=_types.BATCH, default=4, show_default=True, help="Images.")
 @click.option("--threads", type=_types.THREADS, default=1, show_default=True, help="Threads on a CPU.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option(
+    "--device", type=_types.Device(auto=False), default="cpu", show_default=True, help="cpu or cuda."
+)
 def command(mechanisms: tuple[str, ...] | None, pairs: int, batch: int, threads: int, device: str) -> None:
     """Official / ours in time: attention alone, two blocks of each stage of the Swin-T layout at 224 px.
 

@@ -96,7 +96,7 @@ def run(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str]
 def test_a_crash_costs_its_cell_only(tmp_path: Path) -> None:
     names = ["segfault", "killed", "raises", "stillborn", "full"]
     result, found = run(tmp_path, "--mechanisms", ",".join(names), "--metrics", "params,macs,memory")
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 3, result.stderr
     for name in names[:-1]:
         of_name = {r["cell"]["metric"]: r for r in found if r["cell"]["mechanism"] == name}
         status, reason = EXPECTED[name]
@@ -114,7 +114,7 @@ def test_a_crash_costs_its_cell_only(tmp_path: Path) -> None:
 def test_all_that_can_go_wrong_in_one_run(tmp_path: Path) -> None:
     metrics = ["--metrics", "memory,throughput", "--time-limit", "8"]
     result, found = run(tmp_path, "--mechanisms", ",".join([*EXPECTED, "full"]), *metrics)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 3, result.stderr
     for name, (status, reason) in EXPECTED.items():
         of_name = [r for r in found if r["cell"]["mechanism"] == name]
         assert [r["cell"]["metric"] for r in of_name] == ["memory", "throughput"]
@@ -131,9 +131,10 @@ def test_all_that_can_go_wrong_in_one_run(tmp_path: Path) -> None:
 def test_in_process_measures_in_the_process_itself(tmp_path: Path) -> None:
     arguments = ["--mechanisms", "killed,full", "--metrics", "memory"]
     result, _ = run(tmp_path, *arguments, "--in-process")
-    assert result.returncode == -9
+    assert result.returncode == 4
+    assert "killed (SIGKILL)" in result.stderr
     result, found = run(tmp_path, *arguments)
-    assert result.returncode == 0
+    assert result.returncode == 3
     assert {r["environment"]["isolation"] for r in found if r["status"] == "ok"} == {"process"}
 
 
