@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from attnbench.figures.files import PAGE, new_figure, styled
 from attnbench.figures.labels import label_points
 from attnbench.figures.style import COLOURS, FAINT, MARKERS, key_of_groups
-from attnbench.tables.points import Point, front, published, ratios, values
+from attnbench.tables.points import Point, front, probes, published, ratios, values
 from attnbench.tables.render import Table
 
 MOST_BESIDE = 12
@@ -52,6 +52,10 @@ def qualities(table: Table) -> list[Quality]:
     found = [
         Quality("imagenet", "ImageNet-1K top-1, published (%)", _scaled(published(table, "top1"), 1)),
         Quality("digits", "top-1 on digits, measured (%)", _scaled(values(table, "top1"), 1)),
+    ]
+    found += [
+        Quality(f"probe_{number}", f"{title} (%)", {point.row: point for point in points})
+        for number, (title, points) in enumerate(probes(table), start=1)
     ]
     return [quality for quality in found if len(quality.points) > 2]
 

@@ -1,5 +1,6 @@
 """The parts of the report below the table, as far as the records hold them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from attnbench.tables.growth import recorded
 from attnbench.tables.paper_table import beside
 from attnbench.tables.papers import get_paper_table
 from attnbench.tables.points import SETTING_TITLES, SETTINGS, Point, ratios, values
-from attnbench.tables.render import Table
+from attnbench.tables.probe_profile import HOPS, WORDS, Profile, profiles, why
+from attnbench.tables.render import Table, title_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,33 @@ def charts(table: Table, records: Sequence[Measurement]) -> list[Charts]:
 
 def tables(records: Sequence[Measurement]) -> list[Tables]:
     """Parts in which numbers say more than a chart would."""
-    return []
+    parts = [_probe(profile) for profile in profiles(records)]
+    about = (
+        "Generated tasks in which every answer has a known place: what is right where one step of attention "
+        "reaches it, where several blocks must pass it on, and where nothing can know it. Means over seeds."
+    )
+    return [Tables("probes", "Probes", about, parts)] if parts else []
+
+
+def _probe(profile: Profile) -> Part:
+    """A probe: its rows with their accuracy, split by how far the answer is, and the reason in words."""
+    rows = []
+    for row in profile.rows.values():
+        mean = row.mean("accuracy")
+        right = "failed" if mean is None else f"{mean.value:.1f}"
+        if mean is not None and math.isfinite(mean.half_width):
+            right += f" ± {mean.half_width:.1f}"
+        hops = [
+            "" if (at := row.mean(hop)) is None else f"{at.value:.1f} ({row.share(hop):.0f} %)"
+            for hop in HOPS
+        ]
+        rows.append([title_of(row.name), right, str(row.seeds), *hops, why(row, profile)])
+    text = (
+        f"Guessing is worth {profile.chance:.1f} %, a model without attention {profile.floor:.1f} %; "
+        f"{profile.conditions}. In brackets: the share of the questions."
+    )
+    heads = ["mechanism", "right, %", "seeds", *(WORDS[hop] for hop in HOPS), "why"]
+    return Part(profile.title, text, heads, rows)
 
 
 def findings(table: Table) -> list[str]:

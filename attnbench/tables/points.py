@@ -127,6 +127,23 @@ def published(table: Table, metric: str) -> list[Point]:
     ]
 
 
+def probes(table: Table) -> list[tuple[str, list[Point]]]:
+    """Title and accuracies of each probe that the table has a column for, with intervals over seeds."""
+    found = []
+    for column in table.columns:
+        half_width = f"{column.name}_half_width"
+        if half_width not in table.raw:
+            continue
+        points = []
+        for row in map(str, table.raw.index):
+            value, half = table.value(row, column.name), table.value(row, half_width)
+            if value is not None:
+                ends = (None, None) if half is None else (max(0.0, value - half), min(100.0, value + half))
+                points.append(_point(table, row, float(value), *ends))
+        found.append((column.heading.removesuffix(" (%)"), points))
+    return found
+
+
 def front(points: Sequence[tuple[float, float]], *, less_is_better: bool) -> list[int]:
     """Places of the points that no other beats in both: cheaper (or faster) and better.
 
