@@ -10,7 +10,7 @@ last two stages is deformable.
 """
 
 from math import gcd
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.mechanisms.shifted_window import ShiftedWindowAttention
 from attnbench.registry import Site, register_mechanism
+from attnbench.scaling_rules import Rule
 
 GROUPS = (1, 2, 3, 6)  # of the four stages, for 3, 6, 12, 24 heads
 KERNELS = (9, 7, 5, 3)
@@ -124,6 +125,10 @@ class DeformableAttention(nn.Module):
         ValueError: an option is unknown or not positive, ``groups`` does not divide the channels, or does not
             divide the heads although the position term is theirs.
     """
+
+    growth: ClassVar[tuple[Rule, ...]] = (
+        Rule("", "one point per token, in every block", lambda *_: {"alternate": False}),
+    )
 
     def __init__(
         self,

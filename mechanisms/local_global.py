@@ -11,7 +11,7 @@ the norm) and its batch norms belong to the block, which the frame fixes. The lo
 parameter per channel and offset, as in the official code, and carries its convolution's bias.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from attnbench.mechanisms._attend import FastestPlainAttend, attend, split_heads
 from attnbench.mechanisms._local import DepthwiseConv, neighbours
 from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.registry import Site, register_mechanism
+from attnbench.scaling_rules import Rule
 
 
 @register_mechanism(
@@ -50,6 +51,11 @@ class LocalGlobalAttention(FastestPlainAttend, nn.Module):
     Raises:
         ValueError: ``kind`` is unknown, or ``kernel_size`` is even or not positive.
     """
+
+    growth: ClassVar[tuple[Rule, ...]] = (
+        Rule("local", "5 × 5 neighbors, as in stages 1 and 2", lambda *_: {"kind": "local"}, 1.0),
+        Rule("global", "all tokens, as in stages 3 and 4", lambda *_: {"kind": "global"}, 2.0),
+    )
 
     def __init__(
         self,

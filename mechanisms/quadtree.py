@@ -11,7 +11,7 @@ keys, where the official code drops the best ones (``drop_unrefined=True``).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.mechanisms._windows import merge, pad_map, partition
 from attnbench.registry import Site, register_mechanism
+from attnbench.scaling_rules import Rule
 
 QUAD = (2, 2)
 
@@ -195,6 +196,16 @@ class QuadTreeAttention(nn.Module):
     Raises:
         ValueError: ``levels`` or ``topk`` is not positive, or ``attn_type`` is neither ``A`` nor ``B``.
     """
+
+    growth: ClassVar[tuple[Rule, ...]] = (
+        # As many levels, each half as fine, as leave a coarsest map of about 7 tokens a side, as at 224 px.
+        Rule(
+            "",
+            "topk fixed, levels added",
+            lambda site, defaults: {"levels": max(1, (max(site.height, site.width) // 7).bit_length())},
+        ),
+        Rule("two levels", "topk and two levels fixed", lambda *_: {"levels": 2}, 2.0),
+    )
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ Differs from the paper by default: padding is masked, and the projections run on
 """
 
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from attnbench.mechanisms._windows import (
     padding as missing,
 )
 from attnbench.registry import Site, register_mechanism
+from attnbench.scaling_rules import Rule
 
 
 def _roll(x: Tensor, shift: tuple[int, int]) -> Tensor:
@@ -65,6 +66,16 @@ class ShiftedWindowAttention(nn.Module):
     Raises:
         ValueError: the window is not positive, the shift is not smaller than it, or ``padding`` is unknown.
     """
+
+    growth: ClassVar[tuple[Rule, ...]] = (
+        Rule("", "window of 7 × 7 fixed"),
+        Rule(
+            "scaled",
+            "window of an eighth of the map",
+            lambda site, defaults: {"window_size": max(1, -(-site.height // 8))},
+            2.0,
+        ),
+    )
 
     def __init__(
         self,

@@ -22,9 +22,10 @@ import torch
 
 from attnbench.errors import AttnbenchError
 from attnbench.harness.counting import macs
-from attnbench.harness.counting.scaling import Rule, rules
+from attnbench.harness.counting.scaling import rules
 from attnbench.layouts import Layout
 from attnbench.registry import MechanismSpec, Site, get
+from attnbench.scaling_rules import Rule
 
 RESOLUTIONS = (56, 112, 224, 336, 448, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048)
 TAIL = 512

@@ -10,7 +10,7 @@ while here both stay the backbone's (see the options ``full_...``).
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,10 @@ from attnbench.mechanisms._official import ignored, only
 from attnbench.mechanisms._windows import pad_map
 from attnbench.mechanisms.bra import eager, fused
 from attnbench.mechanisms.bra.readers import attention_weights, region_numbers
+from attnbench.mechanisms.bra.regions import follow_equation_9
 from attnbench.mechanisms.full import FullAttention
 from attnbench.registry import Site, register_mechanism
+from attnbench.scaling_rules import Rule
 
 
 @register_mechanism(
@@ -82,6 +84,11 @@ class BiLevelRoutingAttention(nn.Module):
             is not a multiple of the heads, or ``padding`` is unknown. In ``forward``: the map is smaller
             than S (``nchw``) or not a multiple of S (``none``).
     """
+
+    growth: ClassVar[tuple[Rule, ...]] = (
+        Rule("S by equation 9", "S by equation 9, k fixed", follow_equation_9, 4 / 3, "num_regions"),
+        Rule("S fixed", "S = 7 and k fixed", exponent=2.0, regions="num_regions"),
+    )
 
     def __init__(
         self,

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from attnbench import AttnbenchError, Site, get, names, register_mechanism
 from attnbench.commands.complexity import command
 from attnbench.harness.counting import complexity
-from attnbench.harness.counting.scaling import Rule, optimal_regions, rules
+from attnbench.harness.counting.scaling import rules
 from attnbench.layouts.swin import SWIN_T
+from attnbench.mechanisms.bra.regions import optimal_regions
+from attnbench.scaling_rules import Rule
 from attnbench.tables import render
 from attnbench.tables.growth import growth
 
