@@ -11,6 +11,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -84,9 +85,10 @@ class Worker:
     def pause(self) -> None:
         """Stop the process and all it started until it is called again: its threads may not even spin.
 
-        Where the system cannot stop a process (Windows) they wait in their own way.
+        Only on Linux, where the kernel ends even a stopped process when its parent is gone; elsewhere they
+        wait in their own way.
         """
-        if hasattr(signal, "SIGSTOP") and self.alive:
+        if sys.platform == "linux" and self.alive:
             self._signal(signal.SIGSTOP)
             self._paused = True
 
