@@ -132,6 +132,8 @@ def _add_certified(table: Table, certified: Callable[[str, str], bool]) -> None:
     known: dict[tuple[str, str], bool] = {}
     valid = dict.fromkeys(table.raw.index, True)
     for (row, _), m in table.measured.items():
+        if m.cell.metric in metrics.names() and metrics.get(m.cell.metric).apart:
+            continue  # of a time and a source of its own; its record says whether that had one
         source = (m.cell.mechanism, m.cell.source)
         if source not in known:
             known[source] = certified(*source)
