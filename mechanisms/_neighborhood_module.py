@@ -1,5 +1,7 @@
 """The module around :mod:`_neighborhood`: projections, position bias, choice of implementation, cost."""
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,6 +37,8 @@ class WindowPerQuery(nn.Module):
             ``impl`` is unknown.
         ImplementationError: ``impl`` cannot run here.
     """
+
+    bare: ClassVar[dict[str, Any]] = {"position_bias": False}
 
     def __init__(
         self,

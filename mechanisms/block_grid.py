@@ -7,7 +7,7 @@ Differs from the paper: attention only (no MBConv), one partition per block as i
 default padding is masked, and the projections run on real tokens only.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,8 @@ class BlockGridAttention(FastestAttend, nn.Module):
     Raises:
         ValueError: the window is not positive, or ``partition``, ``bias_form`` or ``padding`` is unknown.
     """
+
+    bare: ClassVar[dict[str, Any]] = {"position_bias": False}
 
     def __init__(
         self,

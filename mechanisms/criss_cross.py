@@ -7,7 +7,7 @@ position bias, an output projection, no residual and no γ: the form that the ab
 must have used.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,8 @@ class CrissCrossAttention(nn.Module):
     Raises:
         ValueError: ``form`` is unknown, or the site has fewer than the 8 channels that ``ccnet`` needs.
     """
+
+    bare: ClassVar[dict[str, Any]] = {"position_bias": False}
 
     def __init__(
         self,

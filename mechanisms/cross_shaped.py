@@ -8,7 +8,7 @@ padding is masked), and so is an odd number of heads.
 """
 
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +164,8 @@ class CrossShapedAttention(FastestAttend, nn.Module):
     Raises:
         ValueError: ``split_size`` is not positive, or ``dim`` is odd with two branches.
     """
+
+    bare: ClassVar[dict[str, Any]] = {"position_bias": False, "lepe": False}
 
     def __init__(
         self,

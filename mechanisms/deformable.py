@@ -126,6 +126,8 @@ class DeformableAttention(nn.Module):
             divide the heads although the position term is theirs.
     """
 
+    bare: ClassVar[dict[str, Any]] = {"local_position_bias": False, "position": "none"}
+
     growth: ClassVar[tuple[Rule, ...]] = (
         Rule("", "one point per token, in every block", lambda *_: {"alternate": False}),
     )

@@ -5,7 +5,7 @@ Code: written from the definition; equal to BiFormer's ``Attention``, ``Attentio
 ``nchwAttentionLePE`` (its stage 4), whose depth-wise term is the option ``lepe_kernel``.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,8 @@ class FullAttention(FastestPlainAttend, nn.Module):
         ValueError: ``lepe_input`` is neither ``v`` nor ``x``.
         ImplementationError: ``impl`` cannot run here.
     """
+
+    bare: ClassVar[dict[str, Any]] = {"lepe_kernel": 0}
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ side, adjacent tokens in every block. Padding is masked with −inf; projections
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,8 @@ class LongShortDistanceAttention(FastestAttend, nn.Module):
     Raises:
         ValueError: ``group_size`` or ``interval`` is not positive, or ``kind`` or ``padding`` is unknown.
     """
+
+    bare: ClassVar[dict[str, Any]] = {"position_bias": False}
 
     def __init__(
         self,

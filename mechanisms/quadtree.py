@@ -197,6 +197,8 @@ class QuadTreeAttention(nn.Module):
         ValueError: ``levels`` or ``topk`` is not positive, or ``attn_type`` is neither ``A`` nor ``B``.
     """
 
+    bare: ClassVar[dict[str, Any]] = {"lepe": False}
+
     growth: ClassVar[tuple[Rule, ...]] = (
         # As many levels, each half as fine, as leave a coarsest map of about 7 tokens a side, as at 224 px.
         Rule(

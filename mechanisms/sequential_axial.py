@@ -7,7 +7,7 @@ Differs from the paper: no causal mask. By default a block attends along one axi
 and rows in odd ones, with a relative position bias: the form the ablation of CSWin (Table 9) must have used.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +127,8 @@ class SequentialAxialAttention(FastestAttend, nn.Module):
         ValueError: ``mode`` or ``axis`` is unknown, ``axis`` is given though both are attended to, or
             ``head_dim`` is not positive.
     """
+
+    bare: ClassVar[dict[str, Any]] = {"position_bias": False}
 
     def __init__(
         self,

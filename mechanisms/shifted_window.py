@@ -67,6 +67,8 @@ class ShiftedWindowAttention(nn.Module):
         ValueError: the window is not positive, the shift is not smaller than it, or ``padding`` is unknown.
     """
 
+    bare: ClassVar[dict[str, Any]] = {"position_bias": False}
+
     growth: ClassVar[tuple[Rule, ...]] = (
         Rule("", "window of 7 × 7 fixed"),
         Rule(

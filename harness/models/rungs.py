@@ -23,14 +23,6 @@ from attnbench.registry import MechanismSpec, Site
 from attnbench.rungs import AUTHORS, RUNGS
 
 LOCAL_KERNEL = 5
-_OFF: dict[str, Any] = {
-    "position_bias": False,
-    "local_position_bias": False,
-    "lepe": False,
-    "lepe_kernel": 0,
-    "position": "none",
-}
-"""Options, by the names that mechanisms share, that take away what is not mixing."""
 _PROJECTIONS = (("qkv",), ("q", "kv"), ("q", "k", "v"), ("q_proj", "k_proj", "v_proj"))
 
 
@@ -56,8 +48,7 @@ class RungSpec(MechanismSpec):
 
     def bare(self, site: Site, impl: str = "eager", **overrides: Any) -> nn.Module:
         """The mechanism without position bias and depth-wise branch."""
-        offered = inspect.signature(self.load()).parameters
-        off = {name: value for name, value in _OFF.items() if name in offered}
+        off: dict[str, Any] = getattr(self.load(), "bare", {})  # as the mechanism declares
         module = super().build(site, impl, **{**off, **overrides})
         if own := _own_terms(module):
             raise AttnbenchError(f"{self.name} has no bare form: no option takes away its {', '.join(own)}")

@@ -85,6 +85,8 @@ class BiLevelRoutingAttention(nn.Module):
             than S (``nchw``) or not a multiple of S (``none``).
     """
 
+    bare: ClassVar[dict[str, Any]] = {"lepe_kernel": 0}
+
     growth: ClassVar[tuple[Rule, ...]] = (
         Rule("S by equation 9", "S by equation 9, k fixed", follow_equation_9, 4 / 3, "num_regions"),
         Rule("S fixed", "S = 7 and k fixed", exponent=2.0, regions="num_regions"),
