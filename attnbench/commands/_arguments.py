@@ -1,6 +1,5 @@
 """What the commands share: options that several have, and the writing of what they say."""
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import click
 
 from attnbench import plugins, registry
 from attnbench.commands import _types
-from attnbench.errors import AttnbenchError, UnknownNameError
+from attnbench.errors import AttnbenchError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_OUT = "attnbench-results"
@@ -19,7 +18,6 @@ ALL_FAILED, SOME_FAILED = 1, 3
 """Statuses of a command that measures: of the cells asked for, none or some could be measured."""
 _NOT_OPTIONS = ("self", "site", "impl", "layout", "mechanism", "checkpoint", "options")
 """Names that a model is built by, beside the options of its mechanism."""
-TABLE_FORMATS = ("md", "csv", "latex", "html")
 _BEFORE_TORCH = {
     "KINETO_LOG_LEVEL": "99",  # torch's profiler chats on stderr otherwise
     "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -126,56 +124,3 @@ def end_of_run(failed: list[str], asked: int) -> None:
 def warn(line: str) -> None:
     """Tell the user, beside the output."""
     click.echo(f"warning: {line}", err=True)
-
-
-def names(kind: str, text: str, known: list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    """Comma-separated names in the order given, each once; UnknownNameError where one is not known."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    for name in names:
-        if name not in known:
-            if kind == "mechanism":
-                registry.get(name)  # says why, if its file failed to import
-            raise UnknownNameError(kind, name, known)
-    return names
-
-
-def choice(kind: str, name: str, known: tuple[str, ...]) -> str:
-    """The name itself; UnknownNameError where it is not one of those known."""
-    if name not in known:
-        raise UnknownNameError(kind, name, known)
-    return name
-
-
-def option(text: str) -> tuple[str, Any]:
-    """``topk=[1,4,16,null]`` as a name and a value; a value that is not JSON is a string."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise AttnbenchError(f"--set must be OPTION=VALUE, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
-def format_name(form: str) -> str:
-    """A format that tables are rendered in; said here again, since importing the renderer takes a while.
-
-    Raises:
-        UnknownNameError: it is none.
-    """
-    if form not in TABLE_FORMATS:
-        raise UnknownNameError("format", form, TABLE_FORMATS)
-    return form
-
-
-def positive(option: str, text: str, default: int, least: int = 1) -> int:
-    """A whole number of at least ``least``; ``default`` where the option was not given."""
-    if not text:
-        return default
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise AttnbenchError(f"--{option} must be a whole number of at least {least}, got {text!r}")
-    return value
