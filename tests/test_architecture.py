@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-DOORS = ("attnbench.commands.", "attnbench.metrics.")
-"""A command or a metric may have the name of what it opens."""
-SEEN_TWICE = {"rungs", "baselines"}
-"""Names in the core, and the builder of what they name in ``harness/models``."""
+DOORS = ("attnbench.commands.", "attnbench.metrics.", "attnbench.tables.", "attnbench.figures.")
+"""A command, a metric, a table or a figure may have the name of what it opens or shows."""
+SEEN_TWICE = {"rungs", "baselines", "probe"}
+"""Names in the core (of rungs, of baselines, the layout for probes), and in ``harness`` what they name."""
 PUBLIC_DOOR = "attnbench.timm"
 """Importing it is what registers our models with timm, so it loads timm."""
 

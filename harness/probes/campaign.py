@@ -15,8 +15,8 @@ from attnbench import certificates, datasets, store
 from attnbench.errors import AttnbenchError
 from attnbench.harness import environment
 from attnbench.harness.probes import measure
+from attnbench.harness.probes.fitting import Budget
 from attnbench.harness.probes.probe import CELL
-from attnbench.harness.probes.training import Budget
 from attnbench.harness.workers.deaths import cause_of_error
 from attnbench.layouts import get_layout
 from attnbench.progress import Progress

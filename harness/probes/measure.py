@@ -12,9 +12,9 @@ from torch import nn
 from attnbench import datasets
 from attnbench.harness.models.backbone import Backbone, executed_impl
 from attnbench.harness.models.rungs import climb
+from attnbench.harness.probes.fitting import Budget, Trained, train
 from attnbench.harness.probes.probe import CELL, Probe
 from attnbench.harness.probes.scoring import Scores, pictures, score
-from attnbench.harness.probes.training import Budget, Trained, train
 from attnbench.layouts import get_layout
 from attnbench.record import Cell, Measurement
 from attnbench.registry import get

@@ -15,11 +15,11 @@ from attnbench.harness.models.backbone import create_model
 from attnbench.harness.models.checkpoints import load_checkpoint
 from attnbench.harness.training import checkpoint
 from attnbench.harness.training.classification import moments
+from attnbench.harness.training.data_paths import called, open_images
 from attnbench.harness.training.evaluation import score
 from attnbench.harness.training.image_transforms import for_evaluation
 from attnbench.harness.training.images import Damage
 from attnbench.harness.training.ranks import Ranks
-from attnbench.harness.training.sources import called, open_images
 from attnbench.recipes import Evaluation, Recipe
 
 TIMM = Evaluation(crop="center", crop_pct=0.9, interpolation="bicubic")

@@ -13,8 +13,8 @@ from attnbench.harness.data._images import ImageSource
 from attnbench.harness.models.backbone import Backbone, executed_impl
 from attnbench.harness.training import loop
 from attnbench.harness.training.classification import Classification
+from attnbench.harness.training.data_paths import called
 from attnbench.harness.training.journal import LOG, read_rows
-from attnbench.harness.training.sources import called
 from attnbench.record import Cell, Measurement
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from attnbench.harness.data._images import ImageSource
 from attnbench.harness.models.backbone import Backbone, create_model
 from attnbench.harness.training import checkpoint, loop, records
 from attnbench.harness.training.classification import Classification, make_optimizer
+from attnbench.harness.training.data_paths import called, open_images
 from attnbench.harness.training.order import make_plan
 from attnbench.harness.training.randomness import seed_of
 from attnbench.harness.training.ranks import Ranks
 from attnbench.harness.training.schedule import CosineSchedule
-from attnbench.harness.training.sources import called, open_images
 from attnbench.progress import PlainProgress, QuietProgress, TerminalProgress
 from attnbench.recipes import Recipe
 from attnbench.registry import get

@@ -12,7 +12,7 @@ from attnbench import datasets
 from attnbench.errors import AttnbenchError
 from attnbench.harness.data import image_folder, image_parquet, image_shards, imagenet
 from attnbench.harness.data._images import BadImageError, ImageSource
-from attnbench.harness.training.sources import open_images
+from attnbench.harness.training.data_paths import open_images
 
 
 @pytest.fixture(scope="module")

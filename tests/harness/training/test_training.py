@@ -147,10 +147,10 @@ def test_two_ranks_train_as_one_with_the_same_global_batch(made: Path, tmp_path:
 
 def test_every_image_is_scored_once_on_any_number_of_ranks(made: Path) -> None:
     """23 images over three ranks, none padded: the whole counts add up."""
+    from attnbench.harness.training.data_paths import open_images
     from attnbench.harness.training.evaluation import score
     from attnbench.harness.training.image_transforms import for_evaluation
     from attnbench.harness.training.images import Damage
-    from attnbench.harness.training.sources import open_images
 
     source = open_images("", str(made), "test")
     model = create_model("swin_pico", "identity", num_classes=5, in_chans=3)
