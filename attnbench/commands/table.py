@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from attnbench.tables.render import Table
 
 DENSE = ("ade20k", "coco")
-TABLES = ("ablation", "table1", "table5", "table6", "table7", "figure1", "classification", *DENSE, "scenes")
+PAPERS = ("table1", "table5", "table6", "table7", "figure1", "classification")
+TABLES = ("ablation", "machines", *PAPERS, *DENSE, "scenes")
 
 
 @click.command()
@@ -86,7 +87,8 @@ def command(
 ) -> None:
     """Render records as the table NAME, or tell where one of its cells comes from.
 
-    NAME is ablation (mechanisms in one layout), or one of BiFormer's tables with the published numbers
+    NAME is ablation (mechanisms in one layout), machines (the same, measured on several, whose columns
+    stand side by side), or one of BiFormer's tables with the published numbers
     beside ours: table1 (its variants), table5 (attention mechanisms), table6 (from Swin-T to BiFormer, step
     by step), table7 (S and k), figure1 (throughput), classification, ade20k or coco. scenes is what was
     trained on the generated scenes.
@@ -97,7 +99,7 @@ def command(
     folder = records or Path(f"{DEFAULT_OUT}/records")
     if fill:
         _fill(name, folder, rung or AUTHORS)
-    found = _read(folder, must=bool(records) or name == "ablation")
+    found = _read(folder, must=bool(records) or name in ("ablation", "machines"))
     devices = {m.cell.device for m in found}
     if device and device not in devices:
         raise UnknownNameError("device among the records", device, devices - {"meta"})
@@ -106,14 +108,15 @@ def command(
         _plot(table, plot)
     if explain:
         text = _explain(name, table, folder, *explain)
-    elif form == "text":
+    elif form == "text" and name != "machines":
         from attnbench.tables.narrow import as_text
 
         text = as_text(table, columns=columns or (), wide=wide)
     else:
         from attnbench.tables import render
 
-        text = render.render(table, form)
+        # The narrow form tells columns apart by what they measure, not by where.
+        text = render.render(table, "md" if form == "text" else form)
     deliver(text, output)
 
 
@@ -147,12 +150,12 @@ def ablation_text(
 
 def _check(name: str, sized: bool, fill: bool, plot: Path | None, rung: str | None) -> None:
     """Raise AttnbenchError for options that a table does not have."""
-    if name != "ablation" and sized:
+    if name not in ("ablation", "machines") and sized:
         raise AttnbenchError(
             f"{name} has its own layouts and sizes; --layout and --resolution are of ablation"
         )
-    if name == "ablation" and fill:
-        raise AttnbenchError("ablation shows what there is; 'attnbench run --metrics params,macs' adds to it")
+    if name in ("ablation", "machines") and fill:
+        raise AttnbenchError(f"{name} shows what there is; 'attnbench run --metrics params,macs' adds to it")
     if name == "scenes" and fill:
         raise AttnbenchError("scenes shows what there is; 'attnbench train --data scenes' adds to it")
     if rung and name not in ("ablation", "table5"):
@@ -198,6 +201,10 @@ def _build(
         from attnbench.tables.dense_table import DENSE_TABLES, beside_dense
 
         return beside_dense(DENSE_TABLES[name], found, device)
+    if name == "machines":
+        from attnbench.tables.machines import machines
+
+        return machines(found, layout=layout, resolution=size)
     from attnbench.tables.paper_table import beside
     from attnbench.tables.papers import get_paper_table
 

@@ -70,12 +70,14 @@ def page(
     layout: str | None = None,
     resolution: int | None = None,
     device: str | None = None,
+    extras: Sequence[sections.Extra] = (),
 ) -> str:
     """The report as one HTML file that needs nothing else.
 
     Args:
         records: oldest first.
         layout, resolution, device: of the table; by default those of the newest record.
+        extras: parts made elsewhere, shown below the table in their order.
 
     Raises:
         AttnbenchError: no record fits.
@@ -88,6 +90,7 @@ def page(
     charts = sections.charts(table, records)
     more = sections.tables(records)
     parts = [(part.anchor, part.heading) for part in charts] + [(part.anchor, part.heading) for part in more]
+    parts = [(part.anchor, part.heading) for part in extras] + parts
     anchors = [("table", "Table"), *parts, ("provenance", "Sources")]
     return _environment().get_template("report.html").render(
         title=table.title,
@@ -104,6 +107,7 @@ def page(
         heading_groups=_heading_groups(found.heads),
         rows=rows,
         marks=list(dict.fromkeys(found.marks.values())),
+        extras=extras,
         chart_sections=charts,
         table_sections=more,
         conditions=[*shared.listed(), *_machines(table)],

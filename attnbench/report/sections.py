@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from attnbench.figures import figure1 as figure_1
 from attnbench.figures import pareto
 from attnbench.record import Measurement
@@ -25,6 +27,15 @@ class Charts:
     heading: str
     about: str
     charts: list[Chart]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A part that somebody else made, as HTML that is taken as it is."""
+
+    anchor: str
+    heading: str
+    html: Markup
 
 
 @dataclass(frozen=True)
