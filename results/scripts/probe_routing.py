@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.harness.models.backbone import Backbone
-from attnbench.harness.probes import campaign, measure, reach, scoring, training
+from attnbench.harness.probes import campaign, fitting, measure, reach, scoring
 from attnbench.harness.probes.probe import NO_SOURCE, Draw
 from attnbench.record import Cell
 
@@ -40,7 +40,7 @@ def main() -> None:
     draw = scoring.pictures(type(probe), probe.side, "validation", 64, probe.side, "cpu")
     generator = torch.Generator().manual_seed(given.seed)
     print("steps   loss  routed %  right of routed %  right of others %")
-    losses = training.steps(model, probe, budget, given.rate, generator)
+    losses = fitting.steps(model, probe, budget, given.rate, generator)
     for upto in range(budget.steps // 8, budget.steps + 1, budget.steps // 8):
         some = list(itertools.islice(losses, budget.steps // 8))
         routed, right = _routed(model, draw)

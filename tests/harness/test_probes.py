@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from attnbench import AttnbenchError, datasets, plugins, registry, store
 from attnbench.commands.probe import command
 from attnbench.harness.conformance import checks
-from attnbench.harness.probes import campaign, measure, scoring, show, training
+from attnbench.harness.probes import campaign, fitting, measure, scoring, show
 from attnbench.harness.probes.probe import Draw
 from attnbench.record import Cell, Measurement
 
@@ -125,7 +125,7 @@ def test_a_mechanism_that_reads_beyond_its_support_is_shown_by_the_probe_and_by_
 
 
 def quick(mechanism: str, **fields: object) -> list[Measurement]:
-    budget = training.Budget(steps=4, batch_size=2, rates=(1e-3, 3e-3))
+    budget = fitting.Budget(steps=4, batch_size=2, rates=(1e-3, 3e-3))
     return measure.measure(cell(mechanism, **fields), budget)
 
 
