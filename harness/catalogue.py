@@ -13,7 +13,7 @@ from attnbench import certificates
 from attnbench.errors import AttnbenchError
 from attnbench.harness.counting.parameters import measure as count_parameters
 from attnbench.harness.models.backbone import create_model
-from attnbench.harness.pattern_pictures import SIDE, beside, pictures
+from attnbench.harness.pattern_pictures import SIDE, pictures, side_by_side
 from attnbench.registry import MechanismSpec
 
 WIDTH = 100
@@ -121,7 +121,7 @@ def render_text(entries: Iterable[Entry]) -> str:
         for heading, text in item.facts().items():
             if text:
                 lines += _wrapped(f"{heading + ':':<17}{text}", "  ", hanging=17)
-        parts.append("\n".join([*lines, *(f"  {line}".rstrip() for line in beside(item.drawn))]))
+        parts.append("\n".join([*lines, *(f"  {line}".rstrip() for line in side_by_side(item.drawn))]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -151,7 +151,7 @@ def _section(item: Entry) -> str:
         text = _power(text) if heading == "Complexity" else text
         lines.append(f"- {heading}: {text}")
     if item.drawn:
-        lines += ["", "```text", *beside(item.drawn), "```"]
+        lines += ["", "```text", *side_by_side(item.drawn), "```"]
     return "\n".join([*lines, ""])
 
 

@@ -62,7 +62,7 @@ def draw(seen: Tensor) -> list[str]:
     return [*lines, f" └{'─' * width}┘"]
 
 
-def beside(drawn: list[tuple[str, list[str]]]) -> list[str]:
+def side_by_side(drawn: list[tuple[str, list[str]]]) -> list[str]:
     """Pictures side by side, each under its caption."""
     if not drawn:
         return []

@@ -205,10 +205,10 @@ def _build(
         from attnbench.tables.machines import machines
 
         return machines(found, layout=layout, resolution=size)
-    from attnbench.tables.paper_table import beside
+    from attnbench.tables.paper_table import rebuilt
     from attnbench.tables.papers import get_paper_table
 
-    return beside(get_paper_table(name).on_rung(rung), found, device)
+    return rebuilt(get_paper_table(name).on_rung(rung), found, device)
 
 
 def _fill(name: str, folder: Path, rung: str) -> None:
@@ -226,12 +226,12 @@ def _fill(name: str, folder: Path, rung: str) -> None:
 
         models, names = uncounted(DENSE_TABLES[name], found)
     else:
-        from attnbench.tables.paper_table import beside, missing_static
+        from attnbench.tables.paper_table import missing_static, rebuilt
         from attnbench.tables.papers import get_paper_table
 
         spec = get_paper_table(name).on_rung(rung)
         ours = {line.name: line.model for line in spec.lines() if line.model}
-        models = [ours[row] for row in missing_static(beside(spec, found), list(ours))]
+        models = [ours[row] for row in missing_static(rebuilt(spec, found), list(ours))]
     if not models:
         return
     before_torch()

@@ -12,7 +12,7 @@ from attnbench.record import Measurement
 from attnbench.report import charts as draw
 from attnbench.report.charts import Chart
 from attnbench.tables.growth import recorded
-from attnbench.tables.paper_table import beside
+from attnbench.tables.paper_table import rebuilt
 from attnbench.tables.papers import get_paper_table
 from attnbench.tables.points import SETTING_TITLES, SETTINGS, Point, ratios, values
 from attnbench.tables.probe_profile import HOPS, WORDS, Profile, profiles, why
@@ -149,7 +149,7 @@ def _price(table: Table) -> Charts:
 
 
 def _figure1(records: Sequence[Measurement]) -> Charts:
-    chart = draw.figure1(figure_1.bars(beside(get_paper_table("figure1"), records)))
+    chart = draw.figure1(figure_1.bars(rebuilt(get_paper_table("figure1"), records)))
     about = (
         "The paper's headline: throughput of its models over that of Swin-T. The hardware differs, so each "
         "source is taken relative to its own Swin-T."

@@ -33,7 +33,7 @@ _OFF_WITHOUT_REASON = "The measured figure does not round to the printed one; no
 _RELATIVE = "Relative: throughput over that of {title}; published on other hardware, so only this has a gap."
 
 
-def beside(spec: PaperTable, records: Sequence[Measurement], device: str | None = None) -> Table:
+def rebuilt(spec: PaperTable, records: Sequence[Measurement], device: str | None = None) -> Table:
     """A table of a paper, with measured columns beside the published ones.
 
     Args:

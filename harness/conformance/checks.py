@@ -36,7 +36,7 @@ from attnbench.harness.conformance import (
     shapes,
 )
 from attnbench.harness.conformance.subject import SITES, Check, Failure, Skip, Subject
-from attnbench.harness.models.rungs import climb
+from attnbench.harness.models.rungs import spec_on_rung
 from attnbench.registry import FOLDER, MechanismSpec
 from attnbench.rungs import AUTHORS
 from attnbench.supervision import time_limit
@@ -211,7 +211,7 @@ def _subject(mechanism: str | MechanismSpec, options: Mapping[str, Any] | None =
         mechanism = registry.get(names[0])
     mechanism.load()  # an error of the file's is the user's to mend, not a failed check
     chosen = dict(options or {})
-    subject = Subject(climb(mechanism, chosen.pop("rung", AUTHORS)), chosen)
+    subject = Subject(spec_on_rung(mechanism, chosen.pop("rung", AUTHORS)), chosen)
     if chosen:  # as is an option that it does not have
         subject.spec.build(SITES[0], "eager", **chosen)
     return subject

@@ -19,7 +19,7 @@ from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.harness.models.checkpoints import load_checkpoint
 from attnbench.harness.models.layout_cost import WithFormula
 from attnbench.harness.models.parts import Block, make_merging, make_norm, make_stem
-from attnbench.harness.models.rungs import climb
+from attnbench.harness.models.rungs import spec_on_rung
 from attnbench.harness.models.timm_interface import TimmInterface
 from attnbench.harness.setting import Setting
 from attnbench.implementations import executed
@@ -150,7 +150,7 @@ def create_model(
     head = {key: options.pop(key) for key in _HEAD_OPTIONS if key in options}
     if "img_size" in sizes:
         sizes["img_size"] = _one_side(sizes["img_size"])
-    spec = climb(get(mechanism), options.pop("rung", AUTHORS))
+    spec = spec_on_rung(get(mechanism), options.pop("rung", AUTHORS))
     model = Backbone(replace(chosen, **sizes), spec, impl=impl, options=options, **head)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)

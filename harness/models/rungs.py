@@ -65,7 +65,7 @@ class RungSpec(MechanismSpec):
         return Biased(self.name, bare, self.bare(site, **overrides, qk_dim=width), site, by_shape=by_shape)
 
 
-def climb(spec: MechanismSpec, rung: str) -> MechanismSpec:
+def spec_on_rung(spec: MechanismSpec, rung: str) -> MechanismSpec:
     """The mechanism on a rung; on its authors' it is as it is.
 
     Raises:

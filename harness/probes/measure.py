@@ -11,7 +11,7 @@ from torch import nn
 
 from attnbench import datasets
 from attnbench.harness.models.backbone import Backbone, executed_impl
-from attnbench.harness.models.rungs import climb
+from attnbench.harness.models.rungs import spec_on_rung
 from attnbench.harness.probes.fitting import Budget, Trained, train
 from attnbench.harness.probes.probe import CELL, Probe
 from attnbench.harness.probes.scoring import Scores, pictures, score
@@ -94,7 +94,7 @@ def build(cell: Cell, probe: Probe) -> Backbone:
         img_size=cell.resolution,
     )
     torch.manual_seed(cell.seed)
-    spec = climb(get(cell.mechanism), cell.options.get("rung", probe.rung))
+    spec = spec_on_rung(get(cell.mechanism), cell.options.get("rung", probe.rung))
     options = {name: value for name, value in cell.options.items() if name != "rung"}
     model = Backbone(layout, spec, impl=cell.impl, options=options, global_pool="")
     for part in model.modules():

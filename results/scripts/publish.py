@@ -18,7 +18,7 @@ from attnbench.record import Measurement
 from attnbench.report.page import page
 from attnbench.tables import render
 from attnbench.tables.narrow import as_text
-from attnbench.tables.paper_table import beside
+from attnbench.tables.paper_table import rebuilt
 from attnbench.tables.papers import PAPER_TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def make(records: list[Measurement]) -> dict[Path, bytes]:
     made = {ROOT / "results" / "report.html": page(records, layout=LAYOUT).encode()}
     for name, table in {
         "ablation": ablation,
-        **{n: beside(spec, records) for n, spec in PAPER_TABLES.items()},
+        **{n: rebuilt(spec, records) for n, spec in PAPER_TABLES.items()},
     }.items():
         made[ROOT / "results" / "tables" / f"{name}.txt"] = as_text(table).encode()
         made[ROOT / "results" / "tables" / f"{name}.md"] = render.render(table, "md").encode()

@@ -16,7 +16,7 @@ from attnbench.heads import HEADS, SHORT_SIDES, differences, paper_size
 from attnbench.record import Cell, Measurement
 from attnbench.tables import render
 from attnbench.tables.dense_table import DENSE_TABLES, beside_dense, command_for, uncounted
-from attnbench.tables.paper_table import beside
+from attnbench.tables.paper_table import rebuilt
 from attnbench.tables.papers import PAPER_TABLES
 from attnbench.tables.provenance import explain
 from attnbench.tables.scenes_table import interval, scenes_table
@@ -90,14 +90,14 @@ def test_the_printed_macs_are_those_with_projections_of_padding() -> None:
 
 def test_table5_has_a_measured_miou_and_a_gap_if_the_recipe_is_the_papers() -> None:
     spec = PAPER_TABLES["table5"]
-    table = beside(
+    table = rebuilt(
         spec, [trained("swin_t", 40.5), trained("biformer_stl", 44.0, recipe_changes={"global_batch": 4})]
     )
     assert table.value("swin_t", "gap_miou") == pytest.approx(-1.0)
     assert table.value("biformer_stl", "sem_fpn_miou_percent") == 44.0
     assert table.value("biformer_stl", "gap_miou") is None
     assert "global_batch=4" in render.render(table, "md")
-    assert "sem_fpn_miou_percent" in beside(spec, []).raw
+    assert "sem_fpn_miou_percent" in rebuilt(spec, []).raw
 
 
 def test_commands_fill_what_is_missing() -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from attnbench import AttnbenchError, registry, store, tables
 from attnbench.commands.figures import command
 from attnbench.tables import speed as table_speed
-from attnbench.tables.paper_table import beside
+from attnbench.tables.paper_table import rebuilt
 from attnbench.tables.papers import get_paper_table
 from attnbench.tables.points import Line, Point, front, group_of, ratios, values
 
@@ -110,7 +110,7 @@ def test_growth_tells_laws_apart(tmp_path: Path) -> None:
 
 
 def test_figure_1_shows_what_is_missing() -> None:
-    bars = figure1.bars(beside(get_paper_table("figure1"), []))
+    bars = figure1.bars(rebuilt(get_paper_table("figure1"), []))
     assert bars
     assert {bar.source for bar in bars} == {"printed"}
     gone = figure1.missing(bars, list(dict.fromkeys(bar.row for bar in bars)))

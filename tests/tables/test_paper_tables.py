@@ -20,7 +20,7 @@ from attnbench.configurations import CONFIGURATIONS
 from attnbench.record import Cell, Measurement
 from attnbench.tables import ablation, render
 from attnbench.tables.dense_table import DENSE_TABLES
-from attnbench.tables.paper_table import beside, commands, missing_static
+from attnbench.tables.paper_table import commands, missing_static, rebuilt
 from attnbench.tables.papers import NAMES, PAPER_TABLES
 from attnbench.tables.provenance import explain, is_missing, record_of
 
@@ -73,7 +73,7 @@ STL = [params("biformer_stl", 28_372_552), macs("biformer_stl", 4_573_874_496)]
 @pytest.mark.parametrize("name", PAPER_TABLES)
 @pytest.mark.parametrize("form", render.FORMATS)
 def test_every_table_is_built_without_a_record(name: str, form: str) -> None:
-    text = render.render(beside(PAPER_TABLES[name], []), form)
+    text = render.render(rebuilt(PAPER_TABLES[name], []), form)
     assert "Swin-T (timm)" in text or "timm_swin" in text
 
 
@@ -82,13 +82,13 @@ def test_every_table_is_built_without_a_record(name: str, form: str) -> None:
     [("table1", 4), ("table5", 10), ("table6", 6), ("table7", 5), ("figure1", 4), ("classification", 28)],
 )
 def test_a_table_has_the_papers_rows_and_the_baseline(name: str, rows: int) -> None:
-    table = beside(PAPER_TABLES[name], [])
+    table = rebuilt(PAPER_TABLES[name], [])
     assert len(table.raw) == rows
     assert table.raw.index[-1] == "timm_swin"
 
 
 def test_published_numbers_are_shown_as_printed() -> None:
-    text = render.render(beside(PAPER_TABLES["table5"], []), "csv")
+    text = render.render(rebuilt(PAPER_TABLES["table5"], []), "csv")
     rows = {row["row"]: row for row in csv.DictReader(io.StringIO(text))}
     assert rows["criss_cross"]["published_miou"] == "43.0"  # not 43
     assert rows["sliding_window"]["published_miou"] == ""
@@ -96,7 +96,7 @@ def test_published_numbers_are_shown_as_printed() -> None:
 
 
 def test_gap_is_measured_less_printed_and_marked_where_it_does_not_round() -> None:
-    table = beside(PAPER_TABLES["table6"], [*STL, params("biformer_s", 25_536_232)])
+    table = rebuilt(PAPER_TABLES["table6"], [*STL, params("biformer_s", 25_536_232)])
     assert table.raw.loc["biformer_stl", "gap_params"] == pytest.approx(28.372552 - 29)
     assert table.raw.loc["biformer_stl", "gap_macs"] == pytest.approx(-0.026, abs=1e-3)
     assert ("biformer_stl", "gap_params") in table.marks  # 28.37 is not 29
@@ -107,7 +107,7 @@ def test_gap_is_measured_less_printed_and_marked_where_it_does_not_round() -> No
 
 
 def test_a_measured_cell_that_does_not_exist_names_the_command() -> None:
-    table = beside(PAPER_TABLES["table6"], STL)
+    table = rebuilt(PAPER_TABLES["table6"], STL)
     text = render.render(table, "md")
     assert "'attnbench table table6 --fill'" in text
     assert "attnbench run --layout biformer_deeper --mechanisms bra --metrics memory,throughput" in text
@@ -127,12 +127,12 @@ def test_commands_put_what_differs_in_the_mechanism_only_in_one() -> None:
 def test_a_record_belongs_to_the_row_of_its_layout_and_options() -> None:
     row = "stl_s7_k1_2_8_32"
     line = params(row, 28_377_160).model_dump_json()  # options are lists once they have been written
-    table = beside(PAPER_TABLES["table7"], [Measurement.model_validate_json(line), *STL])
+    table = rebuilt(PAPER_TABLES["table7"], [Measurement.model_validate_json(line), *STL])
     assert table.raw["parameters"].dropna().to_dict() == {row: 28_377_160}
 
 
 def test_models_we_do_not_have_say_so() -> None:
-    table = beside(PAPER_TABLES["classification"], [])
+    table = rebuilt(PAPER_TABLES["classification"], [])
     assert table.notes[table.marks["resnet18", "mechanism"] - 1].startswith("Not a model of attnbench")
     assert ("biformer_s", "mechanism") not in table.marks
 
@@ -140,7 +140,7 @@ def test_models_we_do_not_have_say_so() -> None:
 def test_rows_under_other_conditions_are_not_in_the_column_and_say_so() -> None:
     batch_1 = speed("swin_t", [10.0], created="2026-01-01T00:00:00+00:00")
     batch_8 = speed("biformer_stl", [20.0], conditions={"batch_size": 8}, created="2026-01-02T00:00:00+00:00")
-    raw_and_notes = beside(PAPER_TABLES["table5"], [batch_1, batch_8])
+    raw_and_notes = rebuilt(PAPER_TABLES["table5"], [batch_1, batch_8])
     column = raw_and_notes.raw["images_per_s_infer_fp32"]
     assert column.dropna().to_dict() == {"biformer_stl": 20.0}
     note = raw_and_notes.notes[raw_and_notes.marks["swin_t", "images_per_s_infer_fp32"] - 1]
@@ -166,7 +166,7 @@ def test_what_differs_keeps_rows_apart(
 ) -> None:
     one = speed("swin_t", [10.0], created="2026-01-02T00:00:00+00:00")
     other = speed("criss_cross", [20.0], conditions=conditions, environment=environment, created="2026-01-01")
-    table = beside(PAPER_TABLES["table5"], [other, one])
+    table = rebuilt(PAPER_TABLES["table5"], [other, one])
     assert table.raw["images_per_s_infer_fp32"].dropna().to_dict() == {"swin_t": 10.0}
     assert named in table.notes[table.marks["criss_cross", "images_per_s_infer_fp32"] - 1]
 
@@ -188,7 +188,7 @@ def test_letters_and_ratios_stand_beside_throughput() -> None:
         speed("biformer_stl", ALIKE),
         speed("criss_cross", SLOW),
     ]
-    table = beside(PAPER_TABLES["table5"], records)
+    table = rebuilt(PAPER_TABLES["table5"], records)
     found = table.raw["letters_infer_fp32"].dropna().to_dict()
     assert found == {"swin_t": "a", "biformer_stl": "a", "criss_cross": "b"}
     assert table.raw.loc["swin_t", "speed_infer_fp32"] == "2.000 [1.980, 2.020] faster"
@@ -203,7 +203,7 @@ def test_rows_of_another_group_are_not_compared() -> None:
         speed("criss_cross", SLOW, created="2026-01-02T00:00:00+00:00"),
         speed("cross_shaped", SLOW[:5], created="2026-01-02T00:00:00+00:00"),
     ]
-    table = beside(PAPER_TABLES["table5"], records)
+    table = rebuilt(PAPER_TABLES["table5"], records)
     assert table.raw["letters_infer_fp32"].dropna().to_dict() == {"swin_t": "a", "criss_cross": "b"}
     notes = {
         row: table.notes[table.marks[row, "letters_infer_fp32"] - 1] for row in ("dat_t", "cross_shaped")
@@ -215,7 +215,7 @@ def test_rows_of_another_group_are_not_compared() -> None:
 
 def test_rows_of_a_group_each_have_no_letters_and_a_note() -> None:
     records = [speed("swin_t", FAST, group="one"), speed("criss_cross", SLOW, group="two")]
-    table = beside(PAPER_TABLES["table5"], records)
+    table = rebuilt(PAPER_TABLES["table5"], records)
     assert "letters_infer_fp32" not in table.raw
     assert any("of 2 groups of blocks" in note for note in table.notes)
 
@@ -227,7 +227,7 @@ def test_the_largest_batch_is_told_row_by_row() -> None:
         speed("criss_cross", SLOW, conditions=largest, details={"batch_size": 40}),
         speed("swin_t", SLOW),
     ]
-    table = beside(PAPER_TABLES["table5"], records)
+    table = rebuilt(PAPER_TABLES["table5"], records)
     marks = {row: table.marks[row, "images_per_s_infer_fp32_largest"] for row in ("swin_t", "criss_cross")}
     assert [table.notes[number - 1] for number in marks.values()] == ["batch 96", "batch 40"]
     assert table.raw.loc["swin_t", "images_per_s_infer_fp32"] == 10.0
@@ -236,8 +236,8 @@ def test_the_largest_batch_is_told_row_by_row() -> None:
 def test_a_missing_sample_moves_no_median_and_no_letter() -> None:
     """Zeros that stand for blocks without a sample are left out of the pairs, and are no speed."""
     with_hole = [0.0, *FAST[1:]]
-    whole = beside(PAPER_TABLES["table5"], [speed("swin_t", FAST), speed("criss_cross", SLOW)])
-    holed = beside(PAPER_TABLES["table5"], [speed("swin_t", with_hole), speed("criss_cross", SLOW)])
+    whole = rebuilt(PAPER_TABLES["table5"], [speed("swin_t", FAST), speed("criss_cross", SLOW)])
+    holed = rebuilt(PAPER_TABLES["table5"], [speed("swin_t", with_hole), speed("criss_cross", SLOW)])
     for table in (whole, holed):
         assert table.raw["letters_infer_fp32"].dropna().to_dict() == {"swin_t": "a", "criss_cross": "b"}
 
@@ -246,7 +246,7 @@ def test_a_failed_cell_is_a_dash_that_moves_nothing() -> None:
     failed = Measurement.of(
         cell("swin_t", "throughput"), "throughput", None, "", status="failed", reason="no", environment=STATE
     )
-    table = beside(PAPER_TABLES["table5"], [failed, speed("criss_cross", SLOW), speed("dat_t", FAST)])
+    table = rebuilt(PAPER_TABLES["table5"], [failed, speed("criss_cross", SLOW), speed("dat_t", FAST)])
     column = table.raw["images_per_s_infer_fp32"]
     assert column.dropna().to_dict() == {"criss_cross": 10.0, "dat_t": 20.1}
     assert column.median() == pytest.approx(15.05)
@@ -259,14 +259,14 @@ def test_figure_1_compares_ratios_since_the_hardware_differs() -> None:
         speed("swin_t", [200.0], conditions=conditions),
         speed("quadtree_stl", [50.0], conditions=conditions),
     ]
-    table = beside(PAPER_TABLES["figure1"], records)
+    table = rebuilt(PAPER_TABLES["figure1"], records)
     assert table.raw.loc["quadtree_stl", "relative_train_fp32"] == 0.25
     assert table.raw.loc["quadtree_stl", "published_relative_train_fp32"] == pytest.approx(27.5 / 218.7)
     assert table.raw.loc["quadtree_stl", "gap_relative_train_fp32"] == pytest.approx(0.25 - 27.5 / 218.7)
 
 
 def test_explain_tells_of_both_sides_of_a_gap() -> None:
-    table = beside(PAPER_TABLES["table6"], STL)
+    table = rebuilt(PAPER_TABLES["table6"], STL)
     text = explain(table, "baseline (swin-t layout)", "gap_params")
     assert "measured by attnbench: 28372552 parameters" in text
     assert f"record: key {STL[0].key}" in text
@@ -277,7 +277,7 @@ def test_explain_tells_of_both_sides_of_a_gap() -> None:
 
 
 def test_explain_tells_who_trained_a_published_accuracy() -> None:
-    text = explain(beside(PAPER_TABLES["table5"], []), "swin_t", "published_miou")
+    text = explain(rebuilt(PAPER_TABLES["table5"], []), "swin_t", "published_miou")
     assert "trained by: CSWin (Table 9), from Twins" in text
     assert "head: Semantic FPN" in text
     assert "schedule: ADE20K, 80k iterations" in text
@@ -295,7 +295,7 @@ def test_explain_of_the_ablation_table() -> None:
 )
 def test_explain_of_what_is_not_there(row: str, column: str, message: str) -> None:
     with pytest.raises(UnknownNameError, match=f"unknown {message}"):
-        explain(beside(PAPER_TABLES["table6"], []), row, column)
+        explain(rebuilt(PAPER_TABLES["table6"], []), row, column)
 
 
 @pytest.mark.skipif(
@@ -304,7 +304,7 @@ def test_explain_of_what_is_not_there(row: str, column: str, message: str) -> No
     reason="pdflatex with booktabs is not installed",
 )
 def test_all_tables_compile_with_booktabs(tmp_path: Path) -> None:
-    bodies = [render.render(beside(spec, STL), "latex") for spec in PAPER_TABLES.values()]
+    bodies = [render.render(rebuilt(spec, STL), "latex") for spec in PAPER_TABLES.values()]
     preamble = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
     (tmp_path / "t.tex").write_text(preamble + "\n\\clearpage\n".join(bodies) + "\\end{document}\n", "utf-8")
     done = subprocess.run(

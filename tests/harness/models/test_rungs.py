@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.harness.counting import macs
 from attnbench.harness.models.backbone import create_model
-from attnbench.harness.models.rungs import _projections, climb
+from attnbench.harness.models.rungs import _projections, spec_on_rung
 from attnbench.registry import Site, get
 
 SITE = Site(32, 4, 10, 13, 0, 1)
@@ -15,7 +15,7 @@ SITE = Site(32, 4, 10, 13, 0, 1)
 
 def _on(name: str, rung: str, **options: object) -> nn.Module:
     torch.manual_seed(0)
-    return climb(get(name), rung).build(SITE, **options).double().eval()
+    return spec_on_rung(get(name), rung).build(SITE, **options).double().eval()
 
 
 def _dense(module: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -50,8 +50,8 @@ def test_the_bias_depends_on_the_offset_alone_in_every_pattern(name: str) -> Non
 def test_routed_attention_carries_the_bias() -> None:
     torch.manual_seed(0)
     site = Site(32, 4, 14, 14)
-    module = climb(get("bra"), "bias").build(site, topk=49, scale="head_dim").double().eval()
-    full = climb(get("full"), "bias").build(site).double().eval()
+    module = spec_on_rung(get("bra"), "bias").build(site, topk=49, scale="head_dim").double().eval()
+    full = spec_on_rung(get("full"), "bias").build(site).double().eval()
     for one, other in zip(module.parameters(), full.parameters(), strict=True):
         other.data.copy_(nn.init.normal_(one.data, std=0.3))
     x = torch.randn(1, 14, 14, 32, dtype=torch.float64)
