@@ -80,7 +80,7 @@ def command(
     certificates.look_beside(folder)
     found = store.read(folder, warn)
     shown = layout or fullest_layout(found)
-    extras = _tokens(tokens, shown) if tokens else []
+    extras = _tokens(tokens, shown) if tokens and shown else []
     text = page(found, layout=shown, resolution=resolution, device=device, extras=extras)
     write(output, text)
     click.echo(f"{output}: {len(text.encode()) / 2**20:.1f} MiB, {len(found)} records")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attnbench import Site, get, names, register_mechanism
 from attnbench.__main__ import cli
 from attnbench.harness import catalogue
-from attnbench.harness.pattern_pictures import QUERY, beside, draw, pictures
+from attnbench.harness.pattern_pictures import QUERY, draw, pictures, side_by_side
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "mechanisms.md"
 ROW, COLUMN = QUERY
@@ -88,8 +88,8 @@ def test_pictures_of_routing_show_whole_regions() -> None:
 
 def test_pictures_beside_each_other() -> None:
     two = [("a", ["xx", "yy"]), ("long caption", ["zz"])]
-    assert beside(two) == [" a    long caption", "xx   zz", "yy"]
-    assert beside([]) == []
+    assert side_by_side(two) == [" a    long caption", "xx   zz", "yy"]
+    assert side_by_side([]) == []
 
 
 @pytest.mark.usefixtures("isolated_registry")

@@ -30,7 +30,7 @@ from attnbench.harness.training.ranks import Ranks
 from attnbench.progress import QuietProgress
 from attnbench.record import Measurement
 from attnbench.tables import render
-from attnbench.tables.paper_table import beside
+from attnbench.tables.paper_table import rebuilt
 from attnbench.tables.papers import get_paper_table
 
 SIZE, BATCH = 32, 16
@@ -239,7 +239,7 @@ def as_row(m: Measurement, **changed: Any) -> Measurement:
 
 def test_a_short_run_never_looks_like_the_papers(finished: Path) -> None:
     m = next(m for m in store.read(finished / "records", print) if m.name == "top1")
-    table = beside(get_paper_table("classification"), [as_row(m)])
+    table = rebuilt(get_paper_table("classification"), [as_row(m)])
     assert table.raw.loc["swin_t", "trained_top1_percent"] == pytest.approx(m.value)
     assert "gap_trained_top1" not in table.raw
     text = render.render(table, "md")
@@ -255,7 +255,7 @@ def test_a_whole_run_has_a_gap(finished: Path) -> None:
         cell={"recipe": recipes.get("swin_t").digest(), "resolution": 224},
         recipe="swin_t", recipe_changes={}, epochs=300, data="imagenet",
     )  # fmt: skip
-    table = beside(get_paper_table("classification"), [whole])
+    table = rebuilt(get_paper_table("classification"), [whole])
     published = float(table.raw.loc["swin_t", "published_top1"])
     assert table.raw.loc["swin_t", "gap_trained_top1"] == pytest.approx(81.0 - published)
 
