@@ -1,6 +1,7 @@
 """Options of the test run, and what many tests share."""
 
 import os
+import signal
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,11 @@ from attnbench.datasets import DATASETS
 from attnbench.registry import MECHANISMS
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # as in a job that a shell put into the background: what tests start would inherit it, and not stop
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
