@@ -1,8 +1,8 @@
 """Options of the test run, and what many tests share."""
 
 import os
-import signal
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
