@@ -78,6 +78,7 @@ register_layout(dataclasses.replace(SWIN_PICO, name="one_stage", title="One stag
 @pytest.fixture
 def plugin(tmp_path: Path, isolated_registry: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The four files as ``--plugin`` options; what they register is forgotten afterwards."""
+    metrics.names(), layouts.names()  # the folders are read once: into what stays, not into the copies
     monkeypatch.setattr(metrics, "_registered", dict(metrics._registered))
     monkeypatch.setattr(layouts, "_registered", dict(layouts._registered))
     options = []

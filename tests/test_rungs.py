@@ -6,7 +6,7 @@ from attnbench.errors import AttnbenchError
 from attnbench.record import Cell, Measurement
 from attnbench.rungs import on_rung
 from attnbench.tables import ablation
-from attnbench.tables.paper_table import beside
+from attnbench.tables.paper_table import rebuilt
 from attnbench.tables.papers import get_paper_table
 
 
@@ -38,6 +38,6 @@ def test_table_5_on_a_rung_is_of_one_layout() -> None:
     spec = get_paper_table("table5").on_rung("bare")
     models = [line.model for line in spec.lines()[:-1]]
     assert all(model and (model.layout, model.options) == ("swin_t", {"rung": "bare"}) for model in models)
-    table = beside(spec, [_count("", 1), _count("bare", 28_265_032)])
+    table = rebuilt(spec, [_count("", 1), _count("bare", 28_265_032)])
     assert table.raw.loc["biformer_stl", "parameters"] == 28_265_032
     assert "rung bare" in table.title
