@@ -116,7 +116,8 @@ def test_list_says_what_data_sets_there_are(tmp_path: Path) -> None:
     rows = json.loads(CliRunner().invoke(list_command, ["--kind", "datasets", "--format", "json"]).output)
     assert {"mine", "digits"} <= {row["name"] for row in rows}
     wrong = CliRunner().invoke(list_command, ["--kind", "data"])
-    assert isinstance(wrong.exception, UnknownNameError)
+    assert wrong.exit_code == 2
+    assert "unknown kind 'data'" in wrong.output
 
 
 def accuracy_cell(**fields: str) -> Cell:
@@ -136,9 +137,8 @@ def test_old_accuracy_records_were_digits_and_still_count(tmp_path: Path) -> Non
 
 
 def test_old_records_of_other_metrics_name_no_data_set_and_keep_their_key() -> None:
-    folder = Path(__file__).parent.parent / "results" / "records"
     seen = set()
-    for line in "".join(path.read_text() for path in sorted(folder.glob("*.jsonl"))).splitlines():
+    for line in (Path(__file__).parent / "records" / "schema_2.jsonl").read_text().splitlines():
         stored = json.loads(line)
         found = Measurement.model_validate(stored)
         assert found.cell.dataset == (FIRST_DATASET if found.cell.metric == "accuracy" else "")

@@ -206,7 +206,7 @@ MISTAKES = {
     "impl": (_run("--impl", "cudnn"), "unknown implementation"),
     "setting": (_run("--set", "topk"), "'--set': must be OPTION=VALUE, got 'topk'"),
     "option value": (_run("--mechanisms", "bra", "--set", "topk=99"), "bra cannot be built"),
-    "option name": (_run("--mechanisms", "full", "--set", "topk=1"), "unexpected keyword argument 'topk'"),
+    "option name": (_run("--mechanisms", "full", "--set", "topk=1"), "unknown option of full 'topk'"),
     "plugin": (_run("--plugin", "nowhere.py"), "is not a Python file"),
     "option": (["run", "--speed", "9"], "No such option"),
     "command": (["ruin"], "No such command 'ruin'"),

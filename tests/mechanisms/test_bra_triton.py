@@ -100,7 +100,7 @@ def test_a_cpu_tensor_is_refused_when_called():
 def test_the_module_imports_without_triton():
     code = (
         "import sys; sys.modules['triton'] = None; sys.path.insert(0, sys.argv[1])\n"
-        "from attnbench.mechanisms import _bra_triton as m; import torch\n"
+        "from attnbench.mechanisms.bra import triton_operator as m; import torch\n"
         "m.importlib.util.find_spec = lambda name: None\n"
         "print(m.unsupported(torch.zeros(1, 4, 4, 96), num_heads=2, region=(2, 2), topk=1, lepe_kernel=0))"
     )

@@ -1,6 +1,7 @@
 """Every fused kernel of the Swin-T layout, compiled for GPUs that are not here."""
 
 import csv
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from attnbench.results.scripts import bra_kernels
 from attnbench.results.scripts.kernel_resources import missing
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"no kernel can be compiled: {missing()}")
+TRITON = tuple(map(int, importlib.metadata.version("triton").split(".")[:2])) if not missing() else (0, 0)
 TABLE = Path(bra_kernels.__file__).parents[1] / "kernels.csv"
 
 
@@ -27,6 +29,10 @@ def most_registers(dtype: str, capability: int) -> int:
 @pytest.mark.parametrize("capability", bra_kernels.CAPABILITIES)
 def test_forward_kernels_neither_spill_nor_crowd_and_all_read_wide(dtype, capability):
     """float16 compiles to what bfloat16 does, instruction by instruction; the table holds it too."""
+    if dtype == "float32" and TRITON < (3, 9):
+        pytest.skip(
+            "float32 is held to the compiler of results/kernels.csv, Triton 3.9; 3.8 spills some bytes"
+        )
     found = list(bra_kernels.rows(dtype, capability))
     assert {row["stage"] for row in found} == {1, 2, 3, 4}
     for row in found:

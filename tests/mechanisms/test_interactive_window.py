@@ -72,7 +72,7 @@ def test_scalable_attention_without_reduction_is_full_attention() -> None:
     site = Site(8, 2, 5, 6, 3, 1)
     module, full = build(site), get("full").build(site, impl="eager").double()
     p = parameters(module)
-    joined = {f"qkv.{e}": torch.cat([p[f"{n}.{e}"] for n in "qkv"]) for e in ("weight", "bias")}
+    joined = {f"qkv.{e}": torch.cat([p[f"{n}.{e}"] for n in ("q", "kv")]) for e in ("weight", "bias")}
     full.load_state_dict(joined | {k: v for k, v in p.items() if k.startswith("proj")})
     x = torch.randn(2, 5, 6, 8, dtype=torch.double)
     torch.testing.assert_close(module(x), full(x), rtol=0, atol=1e-12)

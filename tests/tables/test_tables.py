@@ -112,7 +112,7 @@ def test_speed_of_an_implementation_not_known_to_equal_eager_is_a_dash(
     fields: dict[str, Any] = {"implementation": "eager+fused", "samples": [5.0, 7.0]}
     record = Measurement.of(cell, "throughput", 6.0, "images/s", **fields)
     assert "6.0" in render.render(ablation([record]), "md")
-    monkeypatch.setattr(speed, "speed_refusal", lambda *asked: f"unknown: {asked}")
+    monkeypatch.setattr(speed, "speed_refusal", lambda *asked, **options: f"unknown: {asked}")
     text = render.render(ablation([record]), "md")
     assert "6.0" not in text
     assert "unknown: ('bra', 'new', 'eager+fused', 'cpu', 'amp')" in text
