@@ -52,7 +52,7 @@ def test_a_model_says_what_runs_in_a_setting(mode: str, precision: str, expected
 def test_implementations_that_differ_by_stage_are_joined() -> None:
     model = create_model("swin_pico", "bra").double()  # float64: without the fused kernel
     model.train()
-    assert executed_impl(model) == "eager+masked"
+    assert executed_impl(model) == "eager+masked+sdpa"
 
 
 def test_auto_of_a_mechanism_without_a_choice_is_the_first_declared() -> None:

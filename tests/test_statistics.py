@@ -173,7 +173,7 @@ def test_letters_of_one_row_and_of_many() -> None:
     rows = {f"r{i:02}": [1.2**i] * 15 for i in range(30)}
     found = letters(rows)
     assert len(set(found.values())) == 30
-    assert (found["r29"], found["r00"]) == ("a", "<ad>")
+    assert (found["r29"], found["r00"]) == ("a", "(ad)")
 
 
 def test_letters_seldom_tell_equal_rows_apart() -> None:

@@ -148,6 +148,9 @@ def create_model(
     chosen = get_layout(layout)
     sizes = {key: options.pop(key) for key in _LAYOUT_OPTIONS if key in options}
     head = {key: options.pop(key) for key in _HEAD_OPTIONS if key in options}
+    for key, value in {**sizes, **head}.items():
+        if key in _BOUNDS:
+            _within(key, value, *_BOUNDS[key])
     if "img_size" in sizes:
         sizes["img_size"] = _one_side(sizes["img_size"])
     spec = spec_on_rung(get(mechanism), options.pop("rung", AUTHORS))
@@ -159,7 +162,21 @@ def create_model(
 
 _LAYOUT_OPTIONS = ("num_classes", "in_chans", "img_size", "drop_path_rate", "mlp_ratio", "token_labels")
 _HEAD_OPTIONS = ("global_pool", "drop_rate", "num_heads")
+_BOUNDS: dict[str, tuple[type, float, float, str]] = {
+    "num_classes": (int, 0, 10**7, "a whole number from 0"),
+    "in_chans": (int, 1, 10**6, "a whole number from 1"),
+    "drop_path_rate": (float, 0, 1, "a number from 0 to below 1"),
+    "drop_rate": (float, 0, 1, "a number from 0 to below 1"),
+    "mlp_ratio": (float, 1e-6, 1e6, "a number above 0"),
+}
+"""Type, least, and what it must be below, of the options that are numbers; and how to say it."""
 POOLS = ("avg", "max", "avgmax", "catavgmax", "")
+
+
+def _within(name: str, value: object, kind: type, least: float, below: float, expected: str) -> None:
+    number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    if not number or not least <= float(value) < below:  # type: ignore[arg-type]
+        raise AttnbenchError(f"{name} must be {expected}, got {value!r}")
 
 
 def _with_heads(site: Site, num_heads: int | Sequence[int] | None) -> Site:

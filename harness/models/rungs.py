@@ -72,7 +72,7 @@ def spec_on_rung(spec: MechanismSpec, rung: str) -> MechanismSpec:
         UnknownNameError: there is no such rung.
     """
     if rung not in RUNGS:
-        raise UnknownNameError("rung", rung, RUNGS)
+        raise UnknownNameError("rung", str(rung), RUNGS)
     if rung == AUTHORS:
         return spec
     return RungSpec(spec.name, spec.facts, spec.origin, spec._load, rung)

@@ -46,7 +46,7 @@ def test_a_known_allocation_is_workspace(mebibytes: int) -> None:
     assert used.largest is not None
     assert used.largest.bytes == mebibytes * 2**20
     assert used.largest.operator == "aten::ones"
-    assert used.largest.line.startswith("tests/harness/test_memory.py:")
+    assert used.largest.line.startswith("tests/harness/memory/test_memory.py:")
     assert "profiler" in used.method
 
 
