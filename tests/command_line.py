@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from unittest import mock
 
 from attnbench import layouts, metrics, plugins
@@ -107,7 +108,12 @@ def _in(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_registry() -> Iterator[None]:
-    """What is registered, as it is; what a call adds is gone afterwards."""
+    """What is registered, as it is; what a call adds is gone afterwards.
+
+    Modules of the product stay imported, so what they registered stays, too.
+    """
+    layouts.names(), metrics.names()  # the folders are read once: into what stays, not into a copy
+    copies: list[tuple[plugins.State[Any], plugins.State[Any]]] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(plugins, "_files", list(plugins._files)))
         for registry in plugins._registries:
@@ -118,10 +124,17 @@ def _own_registry() -> Iterator[None]:
                 failed=dict(state.failed),
                 registered=dict(state.registered),
             )
+            copies.append((state, copy))
             stack.enter_context(mock.patch.object(registry, "state", copy))
         for module in (layouts, metrics):
             stack.enter_context(mock.patch.dict(module._registered))
-        yield
+        try:
+            yield
+        finally:
+            for state, copy in copies:
+                for name, entry in copy.registered.items():
+                    if entry[0].__module__.startswith(("attnbench.mechanisms.", "attnbench.harness.data.")):
+                        state.registered.setdefault(name, entry)
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def _entrypoint(name: str, layout: str, mechanism: str) -> Callable[..., nn.Modu
             with torch.device(device) if device is not None else contextlib.nullcontext():
                 return create_model(layout, mechanism, **options).to(dtype)
         except AttnbenchError as error:
-            if isinstance(error.__cause__, TypeError):
+            if isinstance(error.__cause__, TypeError) or str(error).startswith("unknown option of"):
                 raise ArgumentError(str(error)) from error
             raise
 

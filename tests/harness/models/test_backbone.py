@@ -185,5 +185,5 @@ def test_options() -> None:
 def test_mistakes() -> None:
     with pytest.raises(UnknownNameError, match="layout 'swin'"):
         create_model("swin", "full")
-    with pytest.raises(AttnbenchError, match="unexpected keyword argument 'colour'"):
+    with pytest.raises(AttnbenchError, match="unknown option of full 'colour'"):
         create_model("swin_pico", "full", colour="red")
