@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from attnbench.record import SCHEMA
+
 pytestmark = pytest.mark.alone
 
 PLUGIN = """
@@ -105,7 +107,14 @@ def test_a_crash_costs_its_cell_only(tmp_path: Path) -> None:
         assert reason in result.stderr.partition("failed: ")[2]
         assert of_name["params"]["status"] == ("crashed" if name == "stillborn" else "ok")
     assert {r["status"] for r in found if r["cell"]["mechanism"] == "full"} == {"ok"}
-    assert "crashed: segmentation fault" in result.stdout  # a note below the table
+    wide = subprocess.run(
+        [sys.executable, "-m", "attnbench", "table", "ablation", "--format", "md", "--plugin", "rough.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "crashed: segmentation fault" in wide.stdout, wide.stderr  # a note below the whole table
     keys = [(r["key"], r["name"]) for r in found]
     assert len(keys) == len(set(keys))
 
@@ -143,7 +152,7 @@ def test_a_cell_says_how_it_was_isolated_and_what_was_set(tmp_path: Path) -> Non
     run(tmp_path, *arguments)
     _, found = run(tmp_path, *arguments, "--in-process")
     apart, here = found
-    assert apart["schema_version"] == 2
+    assert apart["schema_version"] == SCHEMA
     assert apart["certificate"]
     assert apart["cell"]["layout_digest"]
     assert [r["environment"].pop("isolation") for r in found] == ["process", "none"]
