@@ -5,7 +5,7 @@ the commit that ``source`` names. A recipe of one's own is a path that ends in `
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.heads import HEADS, TASK_OF
+from attnbench.recipes import flattened
 from attnbench.record import digest
 
 _FOLDER = Path(__file__).parent / "harness" / "dense" / "recipes"
@@ -170,7 +171,7 @@ class DenseRecipe(_Part):
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its dotted name, ``schedule.iterations`` and so on."""
-        return dict(_flat(self.model_dump(mode="json", exclude=set(_WORDS))))
+        return dict(flattened(self.model_dump(mode="json", exclude=set(_WORDS))))
 
     def changed(self, settings: Mapping[str, Any]) -> "DenseRecipe":
         """The recipe with other settings, given by dotted names.
@@ -224,11 +225,3 @@ def _validated(content: Mapping[str, Any], what: str) -> DenseRecipe:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise AttnbenchError(f"{what}: {where}: {first['msg']} (got {first['input']!r})") from error
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -193,7 +193,7 @@ class Recipe(_Part):
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its dotted name, ``schedule.epochs`` and so on."""
-        return dict(_flat(self.model_dump(mode="json", exclude=set(_WORDS))))
+        return dict(flattened(self.model_dump(mode="json", exclude=set(_WORDS))))
 
     def changed(self, settings: Mapping[str, Any]) -> "Recipe":
         """The recipe with other settings, given by dotted names; its name says that it was changed.
@@ -281,10 +281,11 @@ def _validated(content: Mapping[str, Any], what: str) -> Recipe:
         raise AttnbenchError(f"{what}: {where}: {first['msg']}{got}") from error
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names; an empty table is a setting of its own."""
     for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and value:
+            yield from flattened(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

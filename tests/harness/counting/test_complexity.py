@@ -155,7 +155,7 @@ def test_command_draws(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "growth.svg"
     run("--mechanisms", "full,identity", "--resolutions", "56,112,224", "--plot", str(path))
-    assert "Full" in path.read_text()
+    assert "Full: 2.00" in path.read_text()
 
 
 @pytest.mark.parametrize(
