@@ -52,7 +52,7 @@ AT_IMPORT = {
     "year_is_text": {"declared": '"row", year="old"'},
     "per_stage_is_list": {"declared": '"row", per_stage=[1]'},
     "pattern_unknown": {"declared": '"row", pattern="zigzag"'},
-    "nested": {"declared": '"row", title=' + "(" * 150 + '"x"' + ")" * 150},
+    "nested": {"declared": '"row", title=' + "(" * 250 + '"x"' + ")" * 250},
     "deep": {"declared": '"row", title=' + "-" * 5000 + "1"},
     "taken": {"declared": '"full"'},
     "twice": {"bottom": 'register_mechanism("row")(nn.Identity)'},

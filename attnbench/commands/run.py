@@ -199,7 +199,9 @@ def _run(
     if timing["aa"]:
         return _timing.put_to_the_test(request, timing)
     records = chosen["out"] / "records"
-    with make_progress(Preview(records, chosen, str(where)).text) as progress:
+    preview = Preview(records, chosen, str(where))
+    preview.check(columns)
+    with make_progress(preview.text) as progress:
         summary = runner.run(request, progress)
     shown = chosen["layout"], chosen["resolution"], str(where)
     click.echo(table(records, *shown, columns, wide, also=chosen["metrics"]))

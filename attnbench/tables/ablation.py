@@ -93,35 +93,38 @@ def _fullest(records: Sequence[Measurement], of: Callable[[Cell], Value]) -> Val
 
 def _add_published(table: Table, sizes: bool) -> None:
     """Published columns; a measured figure that does not round to the published one gets the reason why."""
-    if table.layout != "swin_t" or table.resolution != 224:
-        return  # what the papers print belongs to that layout
+    if (table.layout, table.resolution) != PUBLISHED_IN:
+        return
     of_layout = sizes and "parameters" in table.raw
-    for metric, heading, measured, scale in _PUBLISHED_COLUMNS:
+    for name, (metric, heading, measured, scale) in PUBLISHED_COLUMNS.items():
         if measured and not (of_layout and measured in table.raw):
             continue
         rows = published(metric)
-        column = Column(f"published_{metric}", f"Published {heading}", 1, -1 if measured else 1)
-        values = [rows[name].number if name in rows else None for name in table.raw.index]
+        column = Column(name, f"Published {heading}", 1, -1 if measured else 1)
+        values = [rows[row].number if row in rows else None for row in table.raw.index]
         table.raw[column.name] = pd.array(values, dtype="Float64")
         table.columns.append(column)
-        for name in table.raw.index.intersection(list(rows)):
-            figure = table.figures[name, column.name] = rows[name]
-            value = table.value(name, measured) if measured else None
+        for row in table.raw.index.intersection(list(rows)):
+            figure = table.figures[row, column.name] = rows[row]
+            value = table.value(row, measured) if measured else None
             if value is not None and not figure.is_printed_of(value / scale):
                 why = figure.note or "no reason is known"
-                table.mark(name, column.name, f"{figure.table} prints {figure.value}: {why}.")
+                table.mark(row, column.name, f"{figure.table} prints {figure.value}: {why}.")
     table.notes.append(
         "Published: accuracy from BiFormer Table 5 (arXiv 2303.08810), parameters and MACs of the authors' "
         "models in this layout; sources in results/published.csv. Not measured by attnbench."
     )
 
 
-_PUBLISHED_COLUMNS = (
-    ("params", "params (M)", "parameters", 1e6),
-    ("macs", "MACs (G)", "macs", 1e9),
-    ("top1", "IN-1K top-1 (%)", "", 1),
-    ("miou", "ADE20K mIoU (%)", "", 1),
-)
+PUBLISHED_IN = ("swin_t", 224)
+"""Layout and resolution that the papers' figures belong to."""
+PUBLISHED_COLUMNS = {
+    "published_params": ("params", "params (M)", "parameters", 1e6),
+    "published_macs": ("macs", "MACs (G)", "macs", 1e9),
+    "published_top1": ("top1", "IN-1K top-1 (%)", "", 1),
+    "published_miou": ("miou", "ADE20K mIoU (%)", "", 1),
+}
+"""Metric of the figures, heading, the measured column beside it, and what that is divided by."""
 
 
 def _add_certified(table: Table, certified: Callable[[str, str], bool]) -> None:
