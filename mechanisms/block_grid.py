@@ -48,7 +48,7 @@ class BlockGridAttention(FastestAttend, nn.Module):
     Args:
         site: place in the backbone; odd blocks are grid blocks.
         window_size: side of window and grid, or (height, width).
-        partition: ``block`` or ``grid``; ``None`` for block in even blocks and grid in odd ones.
+        kind: ``block`` or ``grid``; ``None`` for block in even blocks and grid in odd ones.
         qkv_bias: learn a bias in the query, key and value projections.
         proj_bias: learn a bias in the output projection.
         position_bias: learn a bias per head and relative position.
@@ -60,7 +60,7 @@ class BlockGridAttention(FastestAttend, nn.Module):
         impl: ``eager`` or ``sdpa``.
 
     Raises:
-        ValueError: the window is not positive, or ``partition``, ``bias_form`` or ``padding`` is unknown.
+        ValueError: the window is not positive, or ``kind``, ``bias_form`` or ``padding`` is unknown.
     """
 
     bare: ClassVar[dict[str, Any]] = {"position_bias": False}
@@ -70,7 +70,7 @@ class BlockGridAttention(FastestAttend, nn.Module):
         site: Site,
         *,
         window_size: int | tuple[int, int] = 7,
-        partition: str | None = None,
+        kind: str | None = None,
         qkv_bias: bool = True,
         proj_bias: bool = True,
         position_bias: bool = True,
@@ -84,7 +84,7 @@ class BlockGridAttention(FastestAttend, nn.Module):
         if min(h, w) < 1:
             raise ValueError(f"window_size must be positive, got {window_size}")
         for name, value, known in (
-            ("partition", partition, (None, "block", "grid")),
+            ("kind", kind, (None, "block", "grid")),
             ("bias_form", bias_form, ("tf", "swin")),
             ("padding", padding, ("masked", "official")),
         ):
@@ -92,7 +92,7 @@ class BlockGridAttention(FastestAttend, nn.Module):
                 raise ValueError(f"{name} must be one of {known}, got {value!r}")
         self.dim, self.num_heads, self.head_dim = site.dim, site.num_heads, site.head_dim
         self.window, self.padding, self.impl = (h, w), padding, impl
-        self.grid = bool(site.block % 2) if partition is None else partition == "grid"
+        self.grid = bool(site.block % 2) if kind is None else kind == "grid"
         self.bias_form, self.head_first = bias_form, head_first
         self.qkv = nn.Linear(self.dim, 3 * self.dim, bias=qkv_bias)
         self.proj = nn.Linear(self.dim, self.dim, bias=proj_bias)
@@ -203,7 +203,7 @@ class BlockGridAttention(FastestAttend, nn.Module):
         module = cls(
             Site(C, C // kwargs.get("dim_head", 32), H, W),
             window_size=size if isinstance(size, int) else tuple(size),
-            partition=kwargs.get("partition_type", "block"),
+            kind=kwargs.get("partition_type", "block"),
             qkv_bias=bias,
             proj_bias=bias,
             position_bias=bool(form),

@@ -30,7 +30,7 @@ from attnbench.registry import Site, register_mechanism
 class StripeAttention(nn.Module):
     """Attention inside the stripes of one direction, with its position terms; no projections.
 
-    Cost: 2·N'·L·C (attention) + 9·N'·C (local) MACs, L = tokens of a stripe, N' = tokens of all stripes.
+    Cost: 2·N'·L·C (attention) + lepe_kernel²·N'·C (local) MACs, L = tokens of a stripe, N' = tokens of all stripes.
 
     Args:
         dim: channels C of this branch.
@@ -38,9 +38,10 @@ class StripeAttention(nn.Module):
         axis: ``vertical`` (full height, width ``split_size``), ``horizontal`` (the reverse) or ``global``
             (one stripe: the map).
         split_size: width of a stripe; one larger than the map shrinks to it.
-        lepe: add a 3 × 3 depth-wise convolution of v, which sees zeros beyond its stripe.
+        lepe_kernel: odd size of the depth-wise convolution of v, which sees zeros beyond its stripe; 0 for
+            none.
         bias_size: map to size a relative position bias for; ``None`` for no bias.
-        scale: factor on the logits; ``None`` for head_dim^-1/2.
+        qk_scale: factor on the logits; ``None`` for head_dim^-1/2.
         impl: ``eager`` or ``sdpa``.
     """
 
@@ -51,16 +52,16 @@ class StripeAttention(nn.Module):
         axis: str,
         *,
         split_size: int = 7,
-        lepe: bool = True,
+        lepe_kernel: int = 3,
         bias_size: tuple[int, int] | None = None,
-        scale: float | None = None,
+        qk_scale: float | None = None,
         impl: str = "eager",
     ) -> None:
         super().__init__()
         self.dim, self.num_heads, self.axis, self.split_size = dim, num_heads, axis, split_size
-        self.scale = scale or (dim // num_heads) ** -0.5
+        self.scale = qk_scale or (dim // num_heads) ** -0.5
         self.impl = impl
-        self.lepe = DepthwiseConv(dim, 3) if lepe else None
+        self.lepe = DepthwiseConv(dim, lepe_kernel) if lepe_kernel else None
         self.bias_table: nn.Parameter | None = None
         if bias_size is not None:
             h, w = self.stripe(*bias_size)
@@ -97,7 +98,7 @@ class StripeAttention(nn.Module):
         return cost
 
     def parameter_count(self) -> int:
-        """Learned parameters: 10·C for LePE, one per head and entry of the bias table."""
+        """Learned parameters: those of LePE, one per head and entry of the bias table."""
         lepe = self.lepe.parameter_count() if self.lepe is not None else 0
         if self.bias_table is None:
             return lepe
@@ -155,7 +156,7 @@ class CrossShapedAttention(FastestAttend, nn.Module):
         last_stage: one branch with all heads that attends to the whole map; so is every block whose nominal
             map is a square of side ``split_size``.
         qkv_bias: learn a bias in the query, key and value projections.
-        lepe: add a 3 × 3 depth-wise convolution of v inside each stripe.
+        lepe_kernel: odd size of the depth-wise convolution of v inside each stripe; 0 for none.
         position_bias: learn a bias per head and relative position, as in the CSWin paper's comparison of
             mechanisms, which has it instead of LePE. Sized by the nominal map; offsets beyond share its edge.
         qk_scale: factor on the logits; ``None`` for head_dim^-1/2.
@@ -165,7 +166,7 @@ class CrossShapedAttention(FastestAttend, nn.Module):
         ValueError: ``split_size`` is not positive, or ``dim`` is odd with two branches.
     """
 
-    bare: ClassVar[dict[str, Any]] = {"position_bias": False, "lepe": False}
+    bare: ClassVar[dict[str, Any]] = {"position_bias": False, "lepe_kernel": 0}
 
     def __init__(
         self,
@@ -174,7 +175,7 @@ class CrossShapedAttention(FastestAttend, nn.Module):
         split_size: int = 7,
         last_stage: bool = False,
         qkv_bias: bool = True,
-        lepe: bool = True,
+        lepe_kernel: int = 3,
         position_bias: bool = False,
         qk_scale: float | None = None,
         impl: str = "eager",
@@ -198,9 +199,9 @@ class CrossShapedAttention(FastestAttend, nn.Module):
                 heads,
                 axis,
                 split_size=split_size,
-                lepe=lepe,
+                lepe_kernel=lepe_kernel,
                 bias_size=(site.height, site.width) if position_bias else None,
-                scale=qk_scale,
+                qk_scale=qk_scale,
                 impl=impl,
             )
             for axis in axes
@@ -221,7 +222,7 @@ class CrossShapedAttention(FastestAttend, nn.Module):
         return self._sum(height, width, [branch.macs_useful(height, width) for branch in self._stripes()])
 
     def parameter_count(self) -> int:
-        """Learned parameters: 4·C² + C, 3·C for the qkv bias, 10·C for LePE, the bias tables."""
+        """Learned parameters: 4·C² + C, 3·C for the qkv bias, LePE of each branch, the bias tables."""
         c = self.dim
         bias = 3 * c if self.qkv.bias is not None else 0
         return 4 * c**2 + c + bias + sum(branch.parameter_count() for branch in self._stripes())
@@ -243,7 +244,7 @@ class CrossShapedAttention(FastestAttend, nn.Module):
     @staticmethod
     def full_attention_limit(height: int, width: int) -> dict[str, Any]:
         """Options under which this is full attention on a height × width map."""
-        return {"last_stage": True, "lepe": False}
+        return {"last_stage": True, "lepe_kernel": 0}
 
     @classmethod
     def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:
@@ -258,7 +259,7 @@ class CrossShapedAttention(FastestAttend, nn.Module):
                 raise ValueError(f"the official LePEAttention takes square maps, got {H} x {W}")
             axis = {-1: "global", 0: "vertical", 1: "horizontal"}[kwargs["idx"]]
             heads = kwargs.get("num_heads", 8)
-            branch = StripeAttention(C // 3, heads, axis, split_size=split_size, scale=scale, impl=impl)
+            branch = StripeAttention(C // 3, heads, axis, split_size=split_size, qk_scale=scale, impl=impl)
             return branch, {"get_v.": "lepe."}
         only(kwargs, dim=C, reso=H, drop=0.0, drop_path=0.0, **NO_DROPOUT)
         if H != W:

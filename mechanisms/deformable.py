@@ -1,7 +1,7 @@
 """Deformable attention: all queries attend to points of the map that the image itself shifts.
 
 Paper: Xia et al., 2022, "Vision Transformer with Deformable Attention", arXiv:2201.00520; the option
-``version="pp"`` is DAT++ (Xia et al., 2023, arXiv:2309.01430).
+``form="pp"`` is DAT++ (Xia et al., 2023, arXiv:2309.01430).
 Code: written from the papers; equal to ``DAttentionBaseline`` of LeapLabTHU/DAT at its CVPR 2022 state
 (``v1``) and at its present one (``pp``).
 Differs: v1's options ``no_off`` and ``fixed_pe``, which fail in the official code, do what they are meant
@@ -103,7 +103,7 @@ class DeformableAttention(nn.Module):
         alternate: arrange blocks as DAT-T does: windows in even blocks; in odd blocks shifted windows in
             stages 0 and 1, and deformable attention from stage 2 on. False: deformable in every block.
         window_size: side of the windows; they shift by half of it, rounded up (Swin rounds down).
-        version: ``v1`` or ``pp`` (DAT++). They differ in the grid of points, (i + ½) / n against
+        form: ``v1`` or ``pp`` (DAT++). They differ in the grid of points, (i + ½) / n against
             (i + ½) / (n − 1), in what a range of 0 or less does, and in the offset network's padding: pp has
             none where ``kernel_size`` = ``stride``.
         groups: groups of channels with offsets of their own. ``None``: the greatest common divisor of the
@@ -138,7 +138,7 @@ class DeformableAttention(nn.Module):
         *,
         alternate: bool = True,
         window_size: int = 7,
-        version: str = "v1",
+        form: str = "v1",
         groups: int | None = None,
         stride: int = 1,
         offset_range_factor: float = 2.0,
@@ -152,10 +152,10 @@ class DeformableAttention(nn.Module):
         stage = min(site.stage, 3)
         groups = gcd(site.num_heads, GROUPS[stage]) if groups is None else groups
         kernel = KERNELS[stage] if kernel_size is None else kernel_size
-        pp = version == "pp"
+        pp = form == "pp"
         position = position or ("none" if pp and no_off else "bias")
-        if version not in ("v1", "pp"):
-            raise ValueError(f"version must be 'v1' or 'pp', got {version!r}")
+        if form not in ("v1", "pp"):
+            raise ValueError(f"form must be 'v1' or 'pp', got {form!r}")
         if position not in POSITIONS:
             raise ValueError(f"position must be one of {POSITIONS}, got {position!r}")
         if min(groups, stride, kernel, window_size) < 1:
@@ -352,19 +352,19 @@ class DeformableAttention(nn.Module):
         """DAT's ``DAttentionBaseline``: with ``ksize`` that of DAT++, without it the first version."""
         kwargs = case["kwargs"]
         _, H, W, C = case["input_shape"]
-        version = "pp" if "ksize" in kwargs else "v1"
+        form = "pp" if "ksize" in kwargs else "v1"
         only(kwargs, n_head_channels=C // kwargs["n_heads"], **NO_DROPOUT)
         ignored(kwargs, "kv_size", "stage_idx", "log_cpb", "use_pe", "dwc_pe", "fixed_pe")
         heads, no_off = kwargs["n_heads"], kwargs.get("no_off", False)
         # The table belongs to the queries' size in DAT++, and to that of keys and values in v1.
-        height, width = kwargs["q_size"] if version == "pp" else kwargs.get("kv_size", kwargs["q_size"])
+        height, width = kwargs["q_size"] if form == "pp" else kwargs.get("kv_size", kwargs["q_size"])
         position = next((p for p in ("dwc_pe", "fixed_pe", "log_cpb") if kwargs.get(p)), "bias")
-        if not kwargs.get("use_pe", True) or (version == "pp" and no_off):
+        if not kwargs.get("use_pe", True) or (form == "pp" and no_off):
             position = "none"
         module = cls(
             Site(C, heads, height, width),
             alternate=False,
-            version=version,
+            form=form,
             groups=kwargs.get("n_groups", 1),
             stride=kwargs.get("stride", 1),
             offset_range_factor=kwargs.get("offset_range_factor", 2),
@@ -373,7 +373,7 @@ class DeformableAttention(nn.Module):
             no_off=no_off,
             impl=impl,
         )
-        if version == "pp" and not no_off and 1 in (module._points(H), module._points(W)):
+        if form == "pp" and not no_off and 1 in (module._points(H), module._points(W)):
             raise ValueError(f"the official DAT++ divides by zero with one point on an axis, as on {H} x {W}")
         if no_off:  # the official module keeps the network it does not use
             channels = module.dim // module.groups

@@ -33,7 +33,7 @@ def quadtree_attention(
     *,
     topk: int,
     scale: float,
-    attn_type: str = "B",
+    form: str = "B",
     drop_unrefined: bool = False,
 ) -> list[Tensor]:
     """Attend from the coarsest level of a pyramid to the finest.
@@ -47,7 +47,7 @@ def quadtree_attention(
             ⌈H/2⌉ × ⌈W/2⌉ tokens.
         topk: keys that a query selects; all of them where a level has fewer.
         scale: factor on the logits.
-        attn_type: ``A`` or ``B``.
+        form: ``A`` or ``B``.
         drop_unrefined: drop the selected keys of a type-A pyramid of one level (official), which has
             no level below to bring them back.
 
@@ -75,14 +75,14 @@ def quadtree_attention(
         logits = (q * scale) @ k.transpose(-2, -1)  # (B, heads, P, queries, candidates)
         if missing is not None:
             logits = logits.masked_fill(missing, float("-inf"))
-        if attn_type == "B" or score is None:
+        if form == "B" or score is None:
             weights = logits.softmax(dim=-1)
         else:
             siblings = logits.unflatten(-1, (-1, 4)).softmax(dim=-1)
             weights = (siblings * score[:, :, :, None, :, None]).flatten(-2)
-        if not finest or (drop_unrefined and coarsest and attn_type == "A"):
+        if not finest or (drop_unrefined and coarsest and form == "A"):
             best, score = _select(weights, missing, min(topk, H * W))
-            if attn_type == "A":
+            if form == "A":
                 weights = weights.scatter(-1, best, 0.0)
             if children is not None:
                 best = children.flatten(3).unsqueeze(3).expand(*logits.shape).gather(-1, best)
@@ -179,25 +179,26 @@ class QuadTreeAttention(nn.Module):
 
     Cost, with N_i tokens and k_i = min(topk, N_i) selected keys at level i (0 the finest of L):
     4·N·C² (projection) + 2·N_{L−1}²·C + Σ_{i<L−1} 2·(4·N_{i+1})·(4·k_{i+1})·C (attention); type B adds
-    5·C²·Σ_{i≥1} N_i (sampling: its value branch) and 9·C·Σ N_i (local: LePE) MACs. 4·N_{i+1} is N_i plus
-    padding to whole quads.
+    5·C²·Σ_{i≥1} N_i (sampling: its value branch) and lepe_kernel²·C·Σ N_i (local: LePE) MACs.
+    4·N_{i+1} is N_i plus padding to whole quads.
 
     Args:
         site: place in the backbone.
         levels: levels L of the pyramid; 1 is full attention.
         topk: keys that each query and head selects at a level to be refined at the next.
-        attn_type: ``A`` (scores are handed down and values average-pooled) or ``B`` (a softmax per
+        form: ``A`` (scores are handed down and values average-pooled) or ``B`` (a softmax per
             level, a learned branch for the values and learned weights of the levels; the paper's
             classification models).
-        lepe: type B only: add a 3 × 3 depth-wise convolution of the values at each level.
+        lepe_kernel: type B only: odd size of the depth-wise convolution of the values at each level; 0 for
+            none.
         qkv_bias: learn a bias in the query, key and value projections.
         drop_unrefined: see :func:`quadtree_attention`.
 
     Raises:
-        ValueError: ``levels`` or ``topk`` is not positive, or ``attn_type`` is neither ``A`` nor ``B``.
+        ValueError: ``levels`` or ``topk`` is not positive, or ``form`` is neither ``A`` nor ``B``.
     """
 
-    bare: ClassVar[dict[str, Any]] = {"lepe": False}
+    bare: ClassVar[dict[str, Any]] = {"lepe_kernel": 0}
 
     growth: ClassVar[tuple[Rule, ...]] = (
         # As many levels, each half as fine, as leave a coarsest map of about 7 tokens a side, as at 224 px.
@@ -215,18 +216,18 @@ class QuadTreeAttention(nn.Module):
         *,
         levels: int = 1,
         topk: int = 8,
-        attn_type: str = "B",
-        lepe: bool = True,
+        form: str = "B",
+        lepe_kernel: int = 3,
         qkv_bias: bool = False,
         drop_unrefined: bool = False,
     ) -> None:
         super().__init__()
         if levels < 1 or topk < 1:
             raise ValueError(f"levels and topk must be positive, got {levels} and {topk}")
-        if attn_type not in ("A", "B"):
-            raise ValueError(f"attn_type must be 'A' or 'B', got {attn_type!r}")
+        if form not in ("A", "B"):
+            raise ValueError(f"form must be 'A' or 'B', got {form!r}")
         self.dim, self.num_heads, self.head_dim = site.dim, site.num_heads, site.head_dim
-        self.levels, self.topk, self.attn_type = levels, topk, attn_type
+        self.levels, self.topk, self.form, self.lepe_kernel = levels, topk, form, lepe_kernel
         self.drop_unrefined = drop_unrefined
         self.q_proj, self.k_proj, self.v_proj = (
             nn.Linear(self.dim, self.dim, bias=qkv_bias) for _ in range(3)
@@ -234,11 +235,11 @@ class QuadTreeAttention(nn.Module):
         self.proj = nn.Linear(self.dim, self.dim)
         self.level_weight: nn.Parameter | None = None
         self.value_branches, self.lepe = nn.ModuleList(), nn.ModuleList()
-        if attn_type == "B":
+        if form == "B":
             self.level_weight = nn.Parameter(torch.randn(levels))
             self.value_branches.extend(_ValueBranch(self.dim) for _ in range(levels - 1))
-            if lepe:  # coarsest first, as the weights
-                self.lepe.extend(DepthwiseConv(self.dim, 3) for _ in range(levels))
+            if lepe_kernel:  # coarsest first, as the weights
+                self.lepe.extend(DepthwiseConv(self.dim, lepe_kernel) for _ in range(levels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
@@ -248,7 +249,7 @@ class QuadTreeAttention(nn.Module):
             *([self._split(t) for t in pyramid] for pyramid in (queries, keys, values)),
             topk=self.topk,
             scale=self.head_dim**-0.5,
-            attn_type=self.attn_type,
+            form=self.form,
             drop_unrefined=self.drop_unrefined,
         )
         weight = None if self.level_weight is None else self.level_weight.softmax(dim=0)
@@ -271,15 +272,16 @@ class QuadTreeAttention(nn.Module):
         if self.value_branches:
             cost["sampling"] = 5 * c**2 * sum(tokens[1:])
         if self.lepe:
-            cost["local"] = 9 * c * sum(tokens)
+            cost["local"] = self.lepe_kernel**2 * c * sum(tokens)
         return cost
 
     def parameter_count(self) -> int:
-        """4·C² + C, 3·C for the qkv bias; type B: L weights, (L−1)(5·C² + 6·C), 10·L·C for LePE."""
+        """4·C² + C, 3·C for the qkv bias; type B: L weights, (L−1)(5·C² + 6·C), LePE of each level."""
         c, levels = self.dim, self.levels
         count = 4 * c**2 + c + (3 * c if self.q_proj.bias is not None else 0)
-        if self.attn_type == "B":
-            count += levels + (levels - 1) * (5 * c**2 + 6 * c) + (10 * levels * c if self.lepe else 0)
+        if self.form == "B":
+            lepe = len(self.lepe) * (self.lepe_kernel**2 + 1) * c
+            count += levels + (levels - 1) * (5 * c**2 + 6 * c) + lepe
         return count
 
     def support(self, height: int, width: int) -> Tensor:
@@ -305,7 +307,7 @@ class QuadTreeAttention(nn.Module):
 
     def _value_pyramid(self, v: Tensor) -> list[Tensor]:
         """The values of each level, finest first, (B, H_i, W_i, C)."""
-        if self.attn_type == "A":
+        if self.form == "A":
             return self._pooled(v)
         pyramid = [v]
         for branch in self.value_branches:
@@ -315,7 +317,7 @@ class QuadTreeAttention(nn.Module):
     @staticmethod
     def full_attention_limit(height: int, width: int) -> dict[str, Any]:
         """Options under which this is full attention on a height × width map."""
-        return {"levels": 1, "lepe": False}
+        return {"levels": 1, "lepe_kernel": 0}
 
     @classmethod
     def from_official(cls, case: dict[str, Any]) -> tuple[nn.Module, dict[str, str]]:
@@ -327,7 +329,7 @@ class QuadTreeAttention(nn.Module):
         module = cls(
             Site(C, kwargs.get("num_heads", 8), H, W),
             levels=kwargs.get("sr_ratio", 1),
-            attn_type="B" if kwargs.get("attn_type") == "B" else "A",  # official default: None, meaning A
+            form="B" if kwargs.get("attn_type") == "B" else "A",  # official default: None, meaning A
             qkv_bias=kwargs.get("qkv_bias", False),
             drop_unrefined=True,
         )

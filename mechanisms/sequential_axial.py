@@ -112,19 +112,19 @@ class SequentialAxialAttention(FastestAttend, nn.Module):
 
     Args:
         site: place in the backbone; sizes the position bias.
-        mode: ``alternate`` (one axis per block), ``sequential`` (height, then width on its result, in one
+        form: ``alternate`` (one axis per block), ``sequential`` (height, then width on its result, in one
             block) or ``sum`` (both on the same input, added).
-        axis: ``height`` or ``width`` in mode ``alternate``; ``None`` for height in even blocks and width
+        kind: ``height`` or ``width``, the axis in the form ``alternate``; ``None`` for height in even blocks and width
             in odd ones.
         position_bias: learn a bias per head and distance along the axis. Distances that do not occur at
             the site, but do on a larger map, take the value of the farthest that does.
-        qkv_bias: learn a bias in the query, key and value projections; ``None`` for yes in mode
+        qkv_bias: learn a bias in the query, key and value projections; ``None`` for yes in the form
             ``alternate`` and no in the other two.
         head_dim: channels of a head; ``None`` for C / heads.
         impl: ``eager`` or ``sdpa``.
 
     Raises:
-        ValueError: ``mode`` or ``axis`` is unknown, ``axis`` is given though both are attended to, or
+        ValueError: ``form`` or ``kind`` is unknown, ``kind`` is given though both are attended to, or
             ``head_dim`` is not positive.
     """
 
@@ -134,8 +134,8 @@ class SequentialAxialAttention(FastestAttend, nn.Module):
         self,
         site: Site,
         *,
-        mode: str = "alternate",
-        axis: str | None = None,
+        form: str = "alternate",
+        kind: str | None = None,
         position_bias: bool = True,
         qkv_bias: bool | None = None,
         head_dim: int | None = None,
@@ -143,19 +143,19 @@ class SequentialAxialAttention(FastestAttend, nn.Module):
     ) -> None:
         super().__init__()
         self.impl = impl
-        if mode not in ("alternate", "sequential", "sum"):
-            raise ValueError(f"mode must be 'alternate', 'sequential' or 'sum', got {mode!r}")
-        if axis not in ((None, "height", "width") if mode == "alternate" else (None,)):
+        if form not in ("alternate", "sequential", "sum"):
+            raise ValueError(f"form must be 'alternate', 'sequential' or 'sum', got {form!r}")
+        if kind not in ((None, "height", "width") if form == "alternate" else (None,)):
             raise ValueError(
-                f"axis must be None, or 'height' or 'width' in mode 'alternate', got {axis!r} in {mode!r}"
+                f"kind must be None, or 'height' or 'width' in form 'alternate', got {kind!r} in {form!r}"
             )
         if head_dim is not None and head_dim < 1:
             raise ValueError(f"head_dim must be positive, got {head_dim}")
-        alternate = mode == "alternate"
-        self.axis_names = (axis or ("height", "width")[site.block % 2],) if alternate else ("height", "width")
+        alternate = form == "alternate"
+        self.axis_names = (kind or ("height", "width")[site.block % 2],) if alternate else ("height", "width")
         sizes = {"height": site.height, "width": site.width}
         self.reach = tuple(sizes[name] if position_bias else 0 for name in self.axis_names)
-        self.mode, self.dim, self.num_heads = mode, site.dim, site.num_heads
+        self.form, self.dim, self.num_heads = form, site.dim, site.num_heads
         self.inner = self.num_heads * (head_dim or site.head_dim)
         self.qkv_bias = alternate if qkv_bias is None else qkv_bias
         self.axes = nn.ModuleList(
@@ -174,7 +174,7 @@ class SequentialAxialAttention(FastestAttend, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        if self.mode == "sum":
+        if self.form == "sum":
             columns, rows = self.axes
             return columns(x) + rows(x)
         for attention in self.axes:
@@ -197,10 +197,10 @@ class SequentialAxialAttention(FastestAttend, nn.Module):
 
     def support(self, height: int, width: int) -> Tensor:
         """(N, N) bool: output token i depends on its column, its row, their union, or on all tokens."""
-        if self.mode == "sequential":
+        if self.form == "sequential":
             return torch.ones(height * width, height * width, dtype=torch.bool)
         column, row = same_column(height, width), same_row(height, width)
-        if self.mode == "sum":
+        if self.form == "sum":
             return column | row
         return column if self.axis_names == ("height",) else row
 
@@ -213,7 +213,7 @@ class SequentialAxialAttention(FastestAttend, nn.Module):
         ignored(kwargs, "dim_index")
         module = cls(
             Site(C, kwargs.get("heads", 8), H, W),
-            mode="sum" if kwargs.get("sum_axial_out", True) else "sequential",
+            form="sum" if kwargs.get("sum_axial_out", True) else "sequential",
             position_bias=False,
             head_dim=kwargs.get("dim_heads"),
             impl=impl,

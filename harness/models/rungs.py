@@ -23,7 +23,8 @@ from attnbench.registry import MechanismSpec, Site
 from attnbench.rungs import AUTHORS, RUNGS
 
 LOCAL_KERNEL = 5
-_PROJECTIONS = (("qkv",), ("q", "kv"), ("q", "k", "v"), ("q_proj", "k_proj", "v_proj"))
+CUSTOMARY = (("qkv",), ("q", "kv"), ("q", "k", "v"), ("q_proj", "k_proj", "v_proj"))
+"""Names of the projections to queries, keys and values, unless a mechanism declares its own, ``projections``."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,8 @@ def _own_terms(module: nn.Module) -> list[str]:
 def _projections(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """The first module inside that projects to queries, keys and values, and the names of its projections."""
     for part in module.modules():
-        for names in _PROJECTIONS:
-            if all(isinstance(getattr(part, name, None), nn.Linear) for name in names):
+        for names in (getattr(part, "projections", ()), *CUSTOMARY):
+            if names and all(isinstance(getattr(part, name, None), nn.Linear) for name in names):
                 return part, names
     return module, ()
 

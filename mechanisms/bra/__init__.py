@@ -59,7 +59,7 @@ class BiLevelRoutingAttention(nn.Module):
             for none.
         qkv_bias: learn a bias in the query, key and value projections.
         qk_dim: width of queries and keys; ``None`` for C.
-        scale: of the logits: ``dim`` (qk_dim^−1/2, as in BiFormer), ``head_dim`` (that of one head), or a
+        qk_scale: of the logits: ``dim`` (qk_dim^−1/2, as in BiFormer), ``head_dim`` (that of one head), or a
             positive number.
         detach_routing: cut the (gradient-free) routing out of the autograd graph; saves its nodes.
         padding: ``masked``: regions of ceil(H/S) × ceil(W/S), as many as cover the map (S² or fewer);
@@ -80,7 +80,7 @@ class BiLevelRoutingAttention(nn.Module):
             ``unfused`` is. Full attention, where there is no kernel, is ``sdpa``, ``eager`` or the faster.
 
     Raises:
-        ValueError: ``num_regions``, ``topk`` or ``scale`` is not positive, ``topk`` exceeds S², ``qk_dim``
+        ValueError: ``num_regions``, ``topk`` or ``qk_scale`` is not positive, ``topk`` exceeds S², ``qk_dim``
             is not a multiple of the heads, or ``padding`` is unknown. In ``forward``: the map is smaller
             than S (``nchw``) or not a multiple of S (``none``).
     """
@@ -101,7 +101,7 @@ class BiLevelRoutingAttention(nn.Module):
         lepe_kernel: int = 5,
         qkv_bias: bool = True,
         qk_dim: int | None = None,
-        scale: str | float = "dim",
+        qk_scale: str | float = "dim",
         detach_routing: bool = True,
         padding: str = "masked",
         full_num_heads: int | None = None,
@@ -122,9 +122,9 @@ class BiLevelRoutingAttention(nn.Module):
         if self.qk_dim < 1 or self.qk_dim % self.num_heads:
             raise ValueError(f"qk_dim must be a positive multiple of {self.num_heads} heads, got {qk_dim}")
         widths = {"dim": self.qk_dim, "head_dim": self.qk_dim // self.num_heads}
-        if not (scale in widths if isinstance(scale, str) else scale > 0):
-            raise ValueError(f"scale must be 'dim', 'head_dim' or a positive number, got {scale!r}")
-        self.scale = widths[scale] ** -0.5 if isinstance(scale, str) else float(scale)
+        if not (qk_scale in widths if isinstance(qk_scale, str) else qk_scale > 0):
+            raise ValueError(f"qk_scale must be 'dim', 'head_dim' or a positive number, got {qk_scale!r}")
+        self.scale = widths[qk_scale] ** -0.5 if isinstance(qk_scale, str) else float(qk_scale)
         if chunk is not None and (chunk < 1 or impl not in ("auto", "eager")):
             raise ValueError(f"chunk must be positive and needs impl 'eager', got {chunk} and {impl!r}")
         self.num_regions, self.padding = num_regions, padding
@@ -319,7 +319,7 @@ class BiLevelRoutingAttention(nn.Module):
     @staticmethod
     def full_attention_limit(height: int, width: int) -> dict[str, Any]:
         """Options under which this is full attention on a height × width map."""
-        return {"num_regions": 7, "topk": 49, "lepe_kernel": 0, "scale": "head_dim"}
+        return {"num_regions": 7, "topk": 49, "lepe_kernel": 0, "qk_scale": "head_dim"}
 
     @classmethod
     def from_official(cls, case: dict[str, Any], impl: str = "eager") -> tuple[nn.Module, dict[str, str]]:

@@ -52,8 +52,8 @@ def test_equals_dense_attention(block: int, size: tuple[int, int]) -> None:
 def test_window_larger_than_the_map_is_full_attention_in_both() -> None:
     full = get("full").build(Site(8, 2, 5, 6), impl="eager").double()
     x = torch.randn(1, 5, 6, 8, dtype=torch.double)
-    for partition in ("block", "grid"):
-        module = build(Site(8, 2, 5, 6), partition=partition, position_bias=False)
+    for kind in ("block", "grid"):
+        module = build(Site(8, 2, 5, 6), kind=kind, position_bias=False)
         full.load_state_dict(module.state_dict())
         torch.testing.assert_close(module(x), full(x), rtol=0, atol=1e-12)
 
@@ -77,11 +77,11 @@ def test_head_first_is_an_order_of_channels() -> None:
     torch.testing.assert_close(plain(x), first(x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("partition", ["block", "grid"])
-def test_official_padding_is_a_padded_input(partition: str) -> None:
+@pytest.mark.parametrize("kind", ["block", "grid"])
+def test_official_padding_is_a_padded_input(kind: str) -> None:
     builder = get("block_grid").load()  # a tuple given to build would mean one value per stage
     official, masked = (
-        builder(Site(8, 2, 8, 8), window_size=(4, 2), partition=partition, padding=p).double()
+        builder(Site(8, 2, 8, 8), window_size=(4, 2), kind=kind, padding=p).double()
         for p in ("official", "masked")
     )
     masked.load_state_dict(official.state_dict())
@@ -102,7 +102,7 @@ def test_total_in_the_swin_layout() -> None:
     ("options", "message"),
     [
         ({"window_size": 0}, "window_size must be positive"),
-        ({"partition": "stripe"}, "partition must be one of"),
+        ({"kind": "stripe"}, "kind must be one of"),
         ({"bias_form": "mlp"}, "bias_form must be one of"),
         ({"padding": "reflect"}, "padding must be one of"),
     ],

@@ -61,7 +61,7 @@ def test_is_full_attention_under_the_routing_mask_and_never_sees_padding(
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("height", "width"), [(9, 10), (2, 3), (1, 5)])
 def test_all_regions_routed_is_full_attention(impl, height, width):
-    module, x = build(height, width, impl, num_regions=4, topk=16, scale="head_dim")
+    module, x = build(height, width, impl, num_regions=4, topk=16, qk_scale="head_dim")
     full = get("full").build(Site(32, 4, height, width), lepe_kernel=5).double()
     full.load_state_dict(module.state_dict())
     torch.testing.assert_close(module(x), full(x), rtol=0, atol=1e-11)
@@ -118,8 +118,8 @@ def test_routing_carries_no_gradient():
 
 def test_scale_is_of_the_full_width_unless_told():
     narrow, x = build(14, 14, topk=4)
-    heads, _ = build(14, 14, topk=4, scale="head_dim")
-    number, _ = build(14, 14, topk=4, scale=8**-0.5)
+    heads, _ = build(14, 14, topk=4, qk_scale="head_dim")
+    number, _ = build(14, 14, topk=4, qk_scale=8**-0.5)
     assert torch.equal(heads(x), number(x))
     torch.testing.assert_close(heads(x), reference(heads, x, (2, 2), 4, 8**-0.5), rtol=0, atol=1e-11)
     assert not torch.allclose(narrow(x), heads(x))
@@ -240,8 +240,8 @@ def test_stage_4_of_biformer():
         ({"topk": 0}, r"topk must be in .* got 0"),
         ({"num_regions": 0, "topk": None}, r"num_regions must be positive, got 0"),
         ({"padding": "zeros"}, r"padding must be .* got 'zeros'"),
-        ({"scale": "width"}, r"scale must be .* got 'width'"),
-        ({"scale": -1.0}, r"scale must be .* got -1.0"),
+        ({"qk_scale": "width"}, r"qk_scale must be .* got 'width'"),
+        ({"qk_scale": -1.0}, r"qk_scale must be .* got -1.0"),
         ({"qk_dim": 6}, r"qk_dim must be .* got 6"),
         ({"lepe_kernel": 4}, r"odd and positive, got 4"),
         ({"chunk": 0}, r"chunk must be positive .* got 0"),

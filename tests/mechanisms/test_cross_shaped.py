@@ -81,7 +81,7 @@ def test_heads_of_each_direction(heads: int, dim: int, expected: int) -> None:
 
 
 def test_position_bias_depends_on_offset_and_is_clamped() -> None:
-    module = build(Site(8, 2, 4, 4), split_size=2, lepe=False, position_bias=True)
+    module = build(Site(8, 2, 4, 4), split_size=2, lepe_kernel=0, position_bias=True)
     branch = module.branches[0]
     assert branch.bias_table.shape == (7, 3, 1)  # a vertical stripe of 4 x 2 tokens
     H, W = 6, 2
@@ -96,10 +96,10 @@ def test_position_bias_depends_on_offset_and_is_clamped() -> None:
     torch.testing.assert_close(branch(qkv)[0].flatten(0, 1), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("lepe", "total"), [(True, 1_597_177_344), (False, 1_584_307_200)])
-def test_total_in_the_swin_layout(lepe: bool, total: int) -> None:
+@pytest.mark.parametrize(("lepe_kernel", "total"), [(3, 1_597_177_344), (0, 1_584_307_200)])
+def test_total_in_the_swin_layout(lepe_kernel: int, total: int) -> None:
     with torch.device("meta"):
-        modules = [(get("cross_shaped").build(s, lepe=lepe), s) for s in SWIN_T.sites(224, 224)]
+        modules = [(get("cross_shaped").build(s, lepe_kernel=lepe_kernel), s) for s in SWIN_T.sites(224, 224)]
     assert sum(sum(m.macs(s.height, s.width).values()) for m, s in modules) == total
 
 

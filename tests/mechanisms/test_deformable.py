@@ -23,7 +23,7 @@ def hats(places: Tensor, length: int) -> Tensor:
     return (1 - (token[..., None] - torch.arange(length)).abs()).clamp_min(0)
 
 
-def reference(module: nn.Module, x: Tensor, version: str, groups: int, stride: int, factor: float) -> Tensor:
+def reference(module: nn.Module, x: Tensor, form: str, groups: int, stride: int, factor: float) -> Tensor:
     """Attention of one image (H, W, C) of a module with kernel 3, 2 heads and a bias table."""
     p = dict(module.named_parameters())
     H, W, C = x.shape
@@ -37,16 +37,16 @@ def reference(module: nn.Module, x: Tensor, version: str, groups: int, stride: i
         offset = F.gelu(y) @ p["offsets.proj.weight"].T
         place, query = [], []
         for axis, (n, length) in enumerate(zip(offset.shape[:2], (H, W), strict=True)):
-            step = n if version == "v1" else n - 1
+            step = n if form == "v1" else n - 1
             shape = (n, 1) if axis == 0 else (1, n)
             start = ((torch.arange(n, dtype=x.dtype) + 0.5) / step * 2 - 1).view(shape)
             move = offset[..., axis] if factor < 0 else offset[..., axis].tanh() * factor / step
             at = start + move
             if factor < 0:
-                at = at.tanh() if version == "v1" else at.clamp(-1, 1)
+                at = at.tanh() if form == "v1" else at.clamp(-1, 1)
             place.append(at.flatten())
             i = torch.arange(length, dtype=x.dtype)
-            query.append((i + 0.5) / length * 2 - 1 if version == "v1" else i / (length - 1) * 2 - 1)
+            query.append((i + 0.5) / length * 2 - 1 if form == "v1" else i / (length - 1) * 2 - 1)
         token = torch.einsum("sy,sx,yxc->sc", hats(place[0], H), hats(place[1], W), x[..., part])
         keys.append(token)
         dy = (query[0].repeat_interleave(W)[:, None] - place[0]) / 2
@@ -63,21 +63,21 @@ def reference(module: nn.Module, x: Tensor, version: str, groups: int, stride: i
     return (torch.cat(out, -1) @ p["proj_out.weight"].T + p["proj_out.bias"]).view(H, W, C)
 
 
-@pytest.mark.parametrize("version", ["v1", "pp"])
+@pytest.mark.parametrize("form", ["v1", "pp"])
 @pytest.mark.parametrize(("groups", "stride", "factor"), [(2, 1, 2.0), (1, 2, -1.0)])
 @pytest.mark.parametrize("size", [(4, 5), (7, 3)])
 def test_equals_the_dense_form(
-    version: str, groups: int, stride: int, factor: float, size: tuple[int, int]
+    form: str, groups: int, stride: int, factor: float, size: tuple[int, int]
 ) -> None:
-    options = {"groups": groups, "stride": stride, "offset_range_factor": factor, "version": version}
+    options = {"groups": groups, "stride": stride, "offset_range_factor": factor, "form": form}
     module = build(Site(8, 2, 4, 5), alternate=False, kernel_size=3, **options)
     x = torch.randn(1, *size, 8, dtype=torch.double)
-    expected = reference(module, x[0], version, groups, stride, factor)
+    expected = reference(module, x[0], form, groups, stride, factor)
     torch.testing.assert_close(module(x)[0], expected, rtol=0, atol=1e-12)
 
 
 def test_pooling_single_tokens_is_full_attention() -> None:
-    module = build(Site(8, 2, 4, 5), alternate=False, version="pp", no_off=True)
+    module = build(Site(8, 2, 4, 5), alternate=False, form="pp", no_off=True)
     full = get("full").build(Site(8, 2, 4, 5), impl="eager").double()
     p = module.state_dict()
     qkv = {f"qkv.{t}": torch.cat([p[f"proj_{n}.{t}"] for n in "qkv"]) for t in ("weight", "bias")}
@@ -96,7 +96,7 @@ def test_no_off_reads_the_unmoved_points() -> None:
 
 
 def test_fixed_bias_belongs_to_queries_and_points() -> None:
-    options = {"alternate": False, "version": "pp", "no_off": True, "stride": 2}
+    options = {"alternate": False, "form": "pp", "no_off": True, "stride": 2}
     fixed = build(Site(8, 2, 4, 6), position="fixed_pe", **options)
     plain = build(Site(8, 2, 4, 6), **options)
     plain.load_state_dict(fixed.state_dict(), strict=False)
@@ -130,7 +130,7 @@ def test_official_module_without_offsets_keeps_its_idle_network() -> None:
     assert idle == own
     assert sum(p.numel() for p in module.parameters()) == module.parameter_count()
     x = torch.randn(1, 4, 6, 8)
-    plain = build(Site(8, 4, 4, 6), alternate=False, version="pp", no_off=True, stride=2).float()
+    plain = build(Site(8, 4, 4, 6), alternate=False, form="pp", no_off=True, stride=2).float()
     plain.load_state_dict(module.state_dict(), strict=False)
     torch.testing.assert_close(module(x), plain(x), rtol=0, atol=0)
 
@@ -174,7 +174,7 @@ def test_total_in_the_swin_layout() -> None:
         ({"groups": 3, "position": "none"}, "groups must divide 8 .channels"),
         ({"stride": 0}, "must be positive"),
         ({"window_size": 0}, "must be positive"),
-        ({"version": "v2"}, "version must be"),
+        ({"form": "v2"}, "form must be"),
         ({"position": "lepe"}, "position must be one of"),
     ],
 )

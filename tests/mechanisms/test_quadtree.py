@@ -75,7 +75,7 @@ def reference(module, x):
     """The module's output on one image (H, W, C)."""
     q, k, v = (p(x) for p in (module.q_proj, module.k_proj, module.v_proj))
     q, k = ([pool(t, 2**i) for i in range(module.levels)] for t in (q, k))
-    if module.attn_type == "A":
+    if module.form == "A":
         v = [pool(v, 2**i) for i in range(module.levels)]
     else:
         v = [v]
@@ -83,13 +83,13 @@ def reference(module, x):
             v.append(branch(sequential, v[-1]))
     d = module.head_dim
     heads = [
-        walk(*([t[..., h * d : h * d + d] for t in p] for p in (q, k, v)), module.topk, module.attn_type)
+        walk(*([t[..., h * d : h * d + d] for t in p] for p in (q, k, v)), module.topk, module.form)
         for h in range(module.num_heads)
     ]
     out = torch.zeros_like(x)
     for i, parts in enumerate(zip(*heads, strict=True)):
         message = torch.cat(parts, -1)
-        if module.attn_type == "B":
+        if module.form == "B":
             local = F.conv2d(
                 v[-1 - i].permute(2, 0, 1),
                 module.lepe[i].weight,
@@ -109,7 +109,7 @@ def reference(module, x):
 @pytest.mark.parametrize(("size", "levels", "topk"), [((4, 6), 2, 3), ((7, 9), 3, 2), ((1, 5), 3, 8)])
 @torch.no_grad()
 def test_walks_the_tree(form, size, levels, topk):
-    module = build(Site(8, 2, *size), attn_type=form, levels=levels, topk=topk, qkv_bias=True)
+    module = build(Site(8, 2, *size), form=form, levels=levels, topk=topk, qkv_bias=True)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     x = torch.randn(1, *size, 8, dtype=torch.double)
@@ -129,7 +129,7 @@ def test_selecting_every_key_makes_each_level_of_type_b_full_attention():
 @torch.no_grad()
 def test_a_single_level_of_type_a_keeps_its_best_keys_unless_asked_to_drop_them():
     site = Site(8, 2, 4, 4)
-    kept, dropped = (build(site, attn_type="A", levels=1, drop_unrefined=drop) for drop in (False, True))
+    kept, dropped = (build(site, form="A", levels=1, drop_unrefined=drop) for drop in (False, True))
     full = get("full").build(site).double()
     full.qkv.weight.copy_(torch.cat([p.weight for p in (kept.q_proj, kept.k_proj, kept.v_proj)]))
     full.qkv.bias.zero_()
@@ -144,12 +144,12 @@ def test_total_in_the_swin_t_layout(form, giga):
     total = 0
     for stage, (dim, heads, side, depth) in enumerate(DEPTHS):
         with torch.device("meta"):
-            module = get("quadtree").build(Site(dim, heads, side, side, stage), attn_type=form)
+            module = get("quadtree").build(Site(dim, heads, side, side, stage), form=form)
         total += depth * sum(module.macs(side, side).values())
     assert round(total / 1e9, 4) == giga
 
 
-@pytest.mark.parametrize("option", [{"levels": 0}, {"topk": 0}, {"attn_type": "C"}])
+@pytest.mark.parametrize("option", [{"levels": 0}, {"topk": 0}, {"form": "C"}])
 def test_refuses_options_that_mean_nothing(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         get("quadtree").load()(Site(8, 2, 4, 4), **option)

@@ -45,9 +45,9 @@ def test_one_axis_equals_dense_attention(block: int, size: tuple[int, int]) -> N
     torch.testing.assert_close(module(x)[0], expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("mode", ["sequential", "sum"])
-def test_both_axes_are_two_dense_attentions(mode: str) -> None:
-    module = build(Site(8, 2, 4, 5), mode=mode, head_dim=3, position_bias=False)
+@pytest.mark.parametrize("form", ["sequential", "sum"])
+def test_both_axes_are_two_dense_attentions(form: str) -> None:
+    module = build(Site(8, 2, 4, 5), form=form, head_dim=3, position_bias=False)
     p = dict(module.named_parameters())
 
     def attend(x: Tensor, axis: int) -> Tensor:
@@ -58,14 +58,14 @@ def test_both_axes_are_two_dense_attentions(mode: str) -> None:
 
     x = torch.randn(1, 6, 5, 8, dtype=torch.double)
     y = attend(x[0], 0)
-    expected = attend(y, 1) if mode == "sequential" else y + attend(x[0], 1)
+    expected = attend(y, 1) if form == "sequential" else y + attend(x[0], 1)
     torch.testing.assert_close(module(x)[0], expected, rtol=0, atol=1e-12)
 
 
 def test_axis_may_be_chosen() -> None:
     site = Site(8, 2, 4, 4)
     even, odd = build(site), build(Site(8, 2, 4, 4, block=1))
-    chosen = build(site, axis="width")
+    chosen = build(site, kind="width")
     chosen.load_state_dict(odd.state_dict())
     x = torch.randn(1, 4, 4, 8, dtype=torch.double)
     torch.testing.assert_close(chosen(x), odd(x), rtol=0, atol=0)
@@ -73,19 +73,19 @@ def test_axis_may_be_chosen() -> None:
     torch.testing.assert_close(even(x.transpose(1, 2)).transpose(1, 2), odd(x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("mode", "total"), [("alternate", 1_485_259_776), ("sequential", 2_970_519_552)])
-def test_total_in_the_swin_layout(mode: str, total: int) -> None:
+@pytest.mark.parametrize(("form", "total"), [("alternate", 1_485_259_776), ("sequential", 2_970_519_552)])
+def test_total_in_the_swin_layout(form: str, total: int) -> None:
     with torch.device("meta"):
-        modules = [(get("sequential_axial").build(s, mode=mode), s) for s in SWIN_T.sites(224, 224)]
+        modules = [(get("sequential_axial").build(s, form=form), s) for s in SWIN_T.sites(224, 224)]
     assert sum(sum(m.macs(s.height, s.width).values()) for m, s in modules) == total
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "both"}, "mode must be"),
-        ({"axis": "depth"}, "axis must be"),
-        ({"mode": "sum", "axis": "width"}, "axis must be"),
+        ({"form": "both"}, "form must be"),
+        ({"kind": "depth"}, "kind must be"),
+        ({"form": "sum", "kind": "width"}, "kind must be"),
         ({"head_dim": 0}, "head_dim must be positive"),
     ],
 )

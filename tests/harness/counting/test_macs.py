@@ -57,13 +57,13 @@ class Framed(nn.Module):
 
 
 OPTIONS = {
-    "fixed points, log-CPB": ("deformable", {"version": "pp", "position": "log_cpb", "no_off": True}),
-    "moving points, log-CPB": ("deformable", {"version": "pp", "position": "log_cpb"}),
+    "fixed points, log-CPB": ("deformable", {"form": "pp", "position": "log_cpb", "no_off": True}),
+    "moving points, log-CPB": ("deformable", {"form": "pp", "position": "log_cpb"}),
     "strided points, LePE": ("deformable", {"position": "dwc_pe", "stride": 2}),
     "CCNet": ("criss_cross", {"form": "ccnet"}),
-    "type A": ("quadtree", {"attn_type": "A", "levels": 3}),
+    "type A": ("quadtree", {"form": "A", "levels": 3}),
     "routing attached": ("bra", {"topk": 3, "detach_routing": False}),
-    "both axes": ("sequential_axial", {"mode": "sequential"}),
+    "both axes": ("sequential_axial", {"form": "sequential"}),
     "linear": ("spatial_reduction", {"linear": True}),
     "rolled, then padded": ("shifted_window", {"padding": "official"}),
     "no position bias": ("long_short_distance", {"position_bias": False}),

@@ -50,7 +50,7 @@ def test_the_bias_depends_on_the_offset_alone_in_every_pattern(name: str) -> Non
 def test_routed_attention_carries_the_bias() -> None:
     torch.manual_seed(0)
     site = Site(32, 4, 14, 14)
-    module = spec_on_rung(get("bra"), "bias").build(site, topk=49, scale="head_dim").double().eval()
+    module = spec_on_rung(get("bra"), "bias").build(site, topk=49, qk_scale="head_dim").double().eval()
     full = spec_on_rung(get("full"), "bias").build(site).double().eval()
     for one, other in zip(module.parameters(), full.parameters(), strict=True):
         other.data.copy_(nn.init.normal_(one.data, std=0.3))
