@@ -30,7 +30,8 @@ from attnbench.registry import Site, register_mechanism
 class StripeAttention(nn.Module):
     """Attention inside the stripes of one direction, with its position terms; no projections.
 
-    Cost: 2·N'·L·C (attention) + lepe_kernel²·N'·C (local) MACs, L = tokens of a stripe, N' = tokens of all stripes.
+    Cost: 2·N'·L·C (attention) + lepe_kernel²·N'·C (local) MACs, L = tokens of a stripe,
+    N' = tokens of all stripes.
 
     Args:
         dim: channels C of this branch.

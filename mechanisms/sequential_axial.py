@@ -114,8 +114,8 @@ class SequentialAxialAttention(FastestAttend, nn.Module):
         site: place in the backbone; sizes the position bias.
         form: ``alternate`` (one axis per block), ``sequential`` (height, then width on its result, in one
             block) or ``sum`` (both on the same input, added).
-        kind: ``height`` or ``width``, the axis in the form ``alternate``; ``None`` for height in even blocks and width
-            in odd ones.
+        kind: ``height`` or ``width``, the axis in the form ``alternate``; ``None`` for height in even blocks
+            and width in odd ones.
         position_bias: learn a bias per head and distance along the axis. Distances that do not occur at
             the site, but do on a larger map, take the value of the farthest that does.
         qkv_bias: learn a bias in the query, key and value projections; ``None`` for yes in the form

@@ -24,7 +24,7 @@ from attnbench.rungs import AUTHORS, RUNGS
 
 LOCAL_KERNEL = 5
 CUSTOMARY = (("qkv",), ("q", "kv"), ("q", "k", "v"), ("q_proj", "k_proj", "v_proj"))
-"""Names of the projections to queries, keys and values, unless a mechanism declares its own, ``projections``."""
+"""Names of the projections to queries, keys and values where a mechanism declares no ``projections``."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Options say the same thing in every mechanism: one word for one meaning, as docs/extending.md lists them."""
+"""Options say the same thing in every mechanism: one word for one meaning, as docs/extending.md lists."""
 
 import inspect
 import re
