@@ -4,31 +4,21 @@ The files lie in ``harness/dense/recipes``; their figures are those of the autho
 the commit that ``source`` names. A recipe of one's own is a path that ends in ``.toml``.
 """
 
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from attnbench.errors import AttnbenchError, UnknownNameError
 from attnbench.heads import HEADS, TASK_OF
-from attnbench.recipes import flattened
-from attnbench.record import digest
+from attnbench.recipe_files import Part, RecipeFile, read
 
 _FOLDER = Path(__file__).parent / "harness" / "dense" / "recipes"
 if not _FOLDER.is_dir():  # a checkout without symbolic links, not installed
     _FOLDER = Path(__file__).parent.parent / "harness" / "dense" / "recipes"
-_WORDS = frozenset({"name", "title", "source", "oddities"})
-"""What does not bear on the result, and is not part of the hash."""
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Schedule(_Part):
+class Schedule(Part):
     """How long, and the learning rate as mmcv's hooks set it; the warm-up scales the rate beneath it.
 
     Args:
@@ -58,7 +48,7 @@ class Schedule(_Part):
         return self
 
 
-class Optimizer(_Part):
+class Optimizer(Part):
     """AdamW.
 
     Args:
@@ -75,7 +65,7 @@ class Optimizer(_Part):
     clip_grad: float = Field(0.0, ge=0)
 
 
-class Input(_Part):
+class Input(Part):
     """From an image to a model's input.
 
     Args:
@@ -100,7 +90,7 @@ class Input(_Part):
     std: tuple[float, float, float] = IMAGENET_STD
 
 
-class Test(_Part):
+class Test(Part):
     """How a segmenter is tested.
 
     Args:
@@ -123,7 +113,7 @@ class Test(_Part):
     select: Literal["last", "best"] = "last"
 
 
-class DenseRecipe(_Part):
+class DenseRecipe(RecipeFile):
     """All that training and testing a dense model needs to know besides backbone and data.
 
     Args:
@@ -137,10 +127,8 @@ class DenseRecipe(_Part):
         precision: the authors'; what ran stands in the record.
     """
 
-    name: str
-    title: str
-    source: str
-    oddities: tuple[str, ...] = ()
+    open_tables = frozenset({"widths", "options"})
+
     head: str
     widths: dict[str, int] = Field(default_factory=dict)
     dataset: str
@@ -165,37 +153,10 @@ class DenseRecipe(_Part):
         """``semantic`` or ``detection``."""
         return TASK_OF[self.head]
 
-    def digest(self) -> str:
-        """Sixteen hex digits of all that bears on the result; records carry them."""
-        return digest(self.model_dump(mode="json", exclude=set(_WORDS)))
-
-    def flat(self) -> dict[str, Any]:
-        """Every setting by its dotted name, ``schedule.iterations`` and so on."""
-        return dict(flattened(self.model_dump(mode="json", exclude=set(_WORDS))))
-
-    def changed(self, settings: Mapping[str, Any]) -> "DenseRecipe":
-        """The recipe with other settings, given by dotted names.
-
-        Raises:
-            AttnbenchError: there is no such setting, or it cannot have the value.
-        """
-        content = self.model_dump(mode="json")
-        for key, value in settings.items():
-            where: Any = content
-            *parents, last = key.split(".")
-            for parent in parents:
-                where = where.get(parent) if isinstance(where, dict) else None
-            free = parents[:1] in (["widths"], ["options"])
-            if not isinstance(where, dict) or (last not in where and not free) or key in _WORDS:
-                raise UnknownNameError("setting of a recipe", key, self.flat())
-            where[last] = value
-        return _validated(content, f"recipe {self.name} with {', '.join(settings)}")
-
 
 def names(task: str = "") -> list[str]:
     """Names of the recipes, or of those of a task."""
-    found = sorted(path.stem for path in _FOLDER.glob("*.toml"))
-    return [name for name in found if not task or get(name).task == task]
+    return [name for name in _files() if not task or get(name).task == task]
 
 
 def get(name: str) -> DenseRecipe:
@@ -204,24 +165,8 @@ def get(name: str) -> DenseRecipe:
     Raises:
         AttnbenchError: there is none, or the file is no recipe: an unknown key is an error.
     """
-    path = Path(name).expanduser() if name.endswith(".toml") else _FOLDER / f"{name}.toml"
-    if not path.is_file():
-        if name.endswith(".toml"):
-            raise AttnbenchError(f"there is no recipe file {name}; known by name: {', '.join(names())}")
-        raise UnknownNameError("recipe", name, names())
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise AttnbenchError(f"recipe {path} cannot be read as TOML: {error}") from error
-    return _validated(
-        {"title": path.stem, "source": str(path), "name": path.stem, **content}, f"recipe {path}"
-    )
+    return read(DenseRecipe, name, _files())
 
 
-def _validated(content: Mapping[str, Any], what: str) -> DenseRecipe:
-    try:
-        return DenseRecipe.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise AttnbenchError(f"{what}: {where}: {first['msg']} (got {first['input']!r})") from error
+def _files() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}

@@ -8,28 +8,20 @@ that an entry point of group ``attnbench.recipes`` names (``my_package.recipes``
 
 import importlib.metadata
 import importlib.util
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from attnbench.errors import AttnbenchError, UnknownNameError
-from attnbench.record import digest
+from attnbench.recipe_files import Part, RecipeFile, read
 
 _FOLDER = Path(__file__).parent / "harness" / "training" / "recipes"
 if not _FOLDER.is_dir():  # a checkout without symbolic links, not installed
     _FOLDER = Path(__file__).parent.parent / "harness" / "training" / "recipes"
-_WORDS = frozenset({"name", "title", "source", "oddities", "gpus"})
-"""What does not bear on the result, and is not part of the hash."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Schedule(_Part):
+class Schedule(Part):
     """Epochs, and the shape of the learning rate over them: linear warm-up, then half a cosine.
 
     Args:
@@ -55,7 +47,7 @@ class Schedule(_Part):
         return self.epochs + self.cooldown_epochs
 
 
-class Optimizer(_Part):
+class Optimizer(Part):
     """AdamW and its rates.
 
     Args:
@@ -82,7 +74,7 @@ class Optimizer(_Part):
         return self.warmup_lr * other, self.lr * factor, self.min_lr * other
 
 
-class Augmentation(_Part):
+class Augmentation(Part):
     """What is done to training images, in timm's words.
 
     Args:
@@ -114,7 +106,7 @@ class Augmentation(_Part):
         return self.mixup > 0 or self.cutmix > 0
 
 
-class TokenLabels(_Part):
+class TokenLabels(Part):
     """Token labelling: every token is told what it shows (LV-ViT, arXiv:2104.10858).
 
     Args:
@@ -132,7 +124,7 @@ class TokenLabels(_Part):
     box: Literal["height_width", "released"] = "height_width"
 
 
-class Evaluation(_Part):
+class Evaluation(Part):
     """How images are cropped in the test, and which weights and epoch the authors report.
 
     Args:
@@ -148,13 +140,11 @@ class Evaluation(_Part):
     select: Literal["last", "best"] = "last"
 
 
-class Recipe(_Part):
+class Recipe(RecipeFile):
     """All that a training run needs to know besides model and data.
 
     Args:
-        name: of the file.
-        source: repository, commit and files that the figures stand in.
-        oddities: what is unlike the paper or unlike others, one sentence each.
+        gpus: that the authors trained on.
         global_batch: images an update, over all devices.
         device_batch: images that one device took at once; images are mixed within it.
         drop_path: rate of the last block; ``None`` for the layout's.
@@ -163,10 +153,8 @@ class Recipe(_Part):
         broadcast_buffers: DDP gives the first rank's BatchNorm statistics to all before each forward pass.
     """
 
-    name: str
-    title: str
-    source: str
-    oddities: tuple[str, ...] = ()
+    words = RecipeFile.words | {"gpus"}
+
     gpus: int = 8
     image_size: int = Field(default=224, ge=1)
     global_batch: int = Field(default=1024, ge=1)
@@ -187,31 +175,6 @@ class Recipe(_Part):
             raise ValueError("token_labels needs augmentation.mixup = 0 and cutmix = 0; tokens are mixed")
         return self
 
-    def digest(self) -> str:
-        """Sixteen hex digits of all that bears on the result; records carry them."""
-        return digest(self.model_dump(mode="json", exclude=set(_WORDS)))
-
-    def flat(self) -> dict[str, Any]:
-        """Every setting by its dotted name, ``schedule.epochs`` and so on."""
-        return dict(flattened(self.model_dump(mode="json", exclude=set(_WORDS))))
-
-    def changed(self, settings: Mapping[str, Any]) -> "Recipe":
-        """The recipe with other settings, given by dotted names; its name says that it was changed.
-
-        Raises:
-            AttnbenchError: there is no such setting, or it cannot have the value.
-        """
-        content = self.model_dump(mode="json")
-        for key, value in settings.items():
-            where: Any = content
-            *parents, last = key.split(".")
-            for parent in parents:
-                where = where.get(parent) if isinstance(where, dict) else None
-            if not isinstance(where, dict) or last not in where or key in _WORDS:
-                raise UnknownNameError("setting of a recipe", key, self.flat())
-            where[last] = value
-        return _validated(content, f"recipe {self.name} with {_settings(settings)}")
-
 
 def names() -> list[str]:
     """Names of the recipes that are installed."""
@@ -224,22 +187,7 @@ def get(name: str) -> Recipe:
     Raises:
         AttnbenchError: there is none, or the file is no recipe: an unknown key is an error.
     """
-    if name.endswith(".toml"):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise AttnbenchError(f"there is no recipe file {name}; known by name: {', '.join(names())}")
-    else:
-        found = {file.stem: file for file in _files()}
-        if name not in found:
-            raise UnknownNameError("recipe", name, found)
-        path = found[name]
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise AttnbenchError(f"recipe {path} cannot be read as TOML: {error}") from error
-    return _validated(
-        {"title": path.stem, "source": str(path), "name": path.stem, **content}, f"recipe {path}"
-    )
+    return read(Recipe, name, {path.stem: path for path in _files()})
 
 
 def differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
@@ -269,26 +217,3 @@ def _files() -> Iterator[Path]:
         found = importlib.util.find_spec(entry.module)
         if found is not None and found.origin:
             yield from sorted(Path(found.origin).parent.glob("*.toml"))
-
-
-def _validated(content: Mapping[str, Any], what: str) -> Recipe:
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
-        raise AttnbenchError(f"{what}: {where}: {first['msg']}{got}") from error
-
-
-def flattened(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by their dotted names; an empty table is a setting of its own."""
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from flattened(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in settings.items())
