@@ -37,6 +37,20 @@ def choose(generator: Generator, batch: int, among: int, count: int) -> Tensor:
     return rank.topk(count, dim=1).indices
 
 
+def distinct(generator: Generator, batch: int, among: int, count: int) -> Tensor:
+    """(batch, count) distinct numbers below ``among``, every set equally likely, in no random order.
+
+    By R. W. Floyd's rule (Communications of the ACM 30, 1987), which draws ``count`` numbers and not
+    ``among``: a number that is there already makes way for the last that could have been drawn.
+    """
+    chosen = torch.empty(batch, count, dtype=torch.long, device=generator.device)
+    for i, last in enumerate(range(among - count, among)):
+        drawn = draw(generator, last + 1, batch, 1)
+        taken = (chosen[:, :i] == drawn).any(1, keepdim=True)
+        chosen[:, i : i + 1] = drawn.where(~taken, last)
+    return chosen
+
+
 def put(place: Tensor, values: Tensor, cells: int) -> Tensor:
     """(B, cells, K) of zeros with ``values`` (B, P, K) at ``place`` (B, P)."""
     batch, _, width = values.shape
@@ -46,10 +60,13 @@ def put(place: Tensor, values: Tensor, cells: int) -> Tensor:
 def paint(glyphs: Tensor, frames: Tensor, side: int) -> Tensor:
     """(B, N, 9) glyphs and (B, N, 3) frames to images (B, 3, 4·side, 4·side)."""
     batch = len(glyphs)
-    cells = frames[..., None, None].expand(batch, side * side, 3, CELL, CELL).clone()
-    cells[..., :3, :3] = glyphs.reshape(batch, side * side, 1, 3, 3)
-    cells = cells.view(batch, side, side, 3, CELL, CELL)
-    return cells.permute(0, 3, 1, 4, 2, 5).reshape(batch, 3, side * CELL, side * CELL)
+    images = frames.new_empty(batch, 3, side, CELL, side, CELL)
+    flat = frames.view(batch, side, side, 3).permute(0, 3, 1, 2)[..., None].expand(-1, -1, -1, -1, CELL)
+    images[:, :, :, CELL - 1] = flat
+    lines = glyphs.reshape(batch, 1, side, side, 3, 3).expand(-1, 3, -1, -1, -1, -1)
+    for y in range(CELL - 1):  # line by line, so that what is copied lies together: half of the time
+        images[:, :, :, y] = torch.cat((lines[..., y, :], flat[..., -1:]), dim=-1)
+    return images.view(batch, 3, side * CELL, side * CELL)
 
 
 def _bits(numbers: Tensor, count: int) -> Tensor:

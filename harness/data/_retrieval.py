@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Generator
 
-from attnbench.harness.data._cells import COLOURS, GLYPHS, choose, colour, draw, glyph, paint, put
+from attnbench.harness.data._cells import COLOURS, GLYPHS, choose, colour, distinct, draw, glyph, paint, put
 from attnbench.harness.probes.probe import NO_SOURCE, NOT_ASKED, Draw, Probe
 
 
@@ -24,10 +24,11 @@ class Retrieval(Probe):
     def draw(self, generator: Generator, count: int, side: int) -> Draw:
         """See :class:`~attnbench.harness.probes.probe.Probe`."""
         pairs, n = round(self.share * self.side**2), side**2
-        keys = glyph(choose(generator, count, GLYPHS, pairs))  # (B, P, 9)
+        keys = glyph(distinct(generator, count, GLYPHS, pairs))  # (B, P, 9)
         values = draw(generator, COLOURS, count, pairs)
-        store, query = choose(generator, count, n, 2 * pairs).split(pairs, dim=1)
-        glyphs = put(store, keys, n) + put(query, keys, n)
+        places = choose(generator, count, n, 2 * pairs)
+        store, query = places.split(pairs, dim=1)
+        glyphs = put(places, keys.repeat(1, 2, 1), n)
         frames = put(store, colour(values), n)
         targets = values.new_full((count, n), NOT_ASKED).scatter(1, query, values)
         source = values.new_full((count, n), NO_SOURCE).scatter(1, query, store)

@@ -91,7 +91,8 @@ class Probe(ABC):
         kept: list[Draw] = []
         missing = count
         while missing > 0:
-            some = self.draw(generator, max(8, int(1.25 * missing / share)), side)
+            enough = missing / share + 4 * (missing * (1 - share)) ** 0.5 / share  # but once in 30,000 times
+            some = self.draw(generator, int(enough) + 8, side)
             of_split = (split_of(some.images) == SPLITS.index(split)).nonzero()[:missing, 0]
             kept.append(some.take(of_split))
             missing -= len(of_split)
@@ -104,10 +105,12 @@ class Probe(ABC):
 def split_of(images: Tensor) -> Tensor:
     """(B,) number of the split that each picture belongs to: a hash of its pixels, the same everywhere.
 
-    Of channels after the first, one pixel of each cell counts: enough to tell frames apart.
+    Of a cell the glyph counts, and one pixel of its frame.
     """
-    frames = images[:, 1:, CELL - 1 :: CELL, CELL - 1 :: CELL]
-    pixels = torch.cat((images[:, 0].flatten(1), frames.flatten(1)), dim=1).mul_(2).round_().long()
+    batch, side = len(images), images.shape[-1] // CELL
+    glyphs = images[:, 0].reshape(batch, side, CELL, side, CELL)[:, :, :-1, :, :-1]
+    frames = images[:, :, CELL - 1 :: CELL, CELL - 1 :: CELL]
+    pixels = torch.cat((glyphs.flatten(1), frames.flatten(1)), dim=1).mul_(2).round_().long()
     index = torch.arange(pixels.shape[1], device=images.device)
     index = (index + 1) * -0x61C8864680B583EB  # 2^64 over the golden ratio: an odd number with mixed bits
     index = (index ^ (index >> 29)) * -0x40A7B892E31B1A47
