@@ -109,7 +109,7 @@ def _probe_part(records: "Sequence[Measurement]") -> "Iterator[Extra]":
             rows.append([probe_profile.title(row.name), right, probe_profile.why(row, profile)])
         about = (
             f"{profile.title}: guessing gets {profile.chance:.1f} %, tokens that know nothing of each other "
-            f"{profile.floor:.1f} %. One seed."
+            f"{profile.without}. One seed."
         )
         yield Extra("probe", "A probe", Markup(f"<p>{html.escape(about)}</p>{_table(heads, rows)}"))
 

@@ -88,7 +88,7 @@ def _probe(profile: Profile) -> Part:
         ]
         rows.append([title_of(row.name), right, str(row.seeds), *hops, why(row, profile)])
     text = (
-        f"Guessing is worth {profile.chance:.1f} %, a model without attention {profile.floor:.1f} %; "
+        f"Guessing is worth {profile.chance:.1f} %, a model without attention {profile.without}; "
         f"{profile.conditions}. In brackets: the share of the questions."
     )
     heads = ["mechanism", "right, %", "seeds", *(WORDS[hop] for hop in HOPS), "why"]

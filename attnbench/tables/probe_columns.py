@@ -67,7 +67,7 @@ def _told(profile: Profile) -> str:
     accuracies = profile.accuracies()
     counts = sorted({len(by_seed) for by_seed in accuracies.values()})
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    text = f"{profile.title}: guessing {profile.chance:.1f} %, without attention {profile.floor:.1f} %; "
+    text = f"{profile.title}: guessing {profile.chance:.1f} %, without attention {profile.without}; "
     text += f"{many} seed{'s' if counts[-1] > 1 else ''}"
     least = seeds.detectable({r: found for r, found in accuracies.items() if len(found) >= seeds.LEAST})
     if least < math.inf:

@@ -55,9 +55,14 @@ class Profile:
     resolution: int
     budget: dict[str, Any]
     chance: float
-    floor: float
+    floor: float | None
     rows: dict[str, Row]
     conditions: str
+
+    @property
+    def without(self) -> str:
+        """What a model without attention reaches, in words; in a pyramid its own row tells."""
+        return "what identity has, since stages merge" if self.floor is None else f"{self.floor:.1f} %"
 
     @property
     def title(self) -> str:
@@ -144,8 +149,9 @@ def why(row: Row, profile: Profile) -> str:
     if not hops:
         accuracy = row.mean("accuracy")
         assert accuracy is not None
-        over = accuracy.value - profile.floor
-        parts.append("at the floor" if abs(over) <= NEAR else f"{over:+.0f} points from the floor")
+        over = None if profile.floor is None else accuracy.value - profile.floor
+        far = "an answer for the picture: no split" if over is None else f"{over:+.0f} points from the floor"
+        parts.append("at the floor" if over is not None and abs(over) <= NEAR else far)
     return "; ".join(parts)
 
 

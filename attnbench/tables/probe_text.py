@@ -33,7 +33,7 @@ def summary(profiles: Sequence[Profile]) -> str:
     names = list(dict.fromkeys(name for profile in profiles for name in profile.rows))
     header = ["Attention", *(f"{profile.title} (%)" for profile in profiles)]
     rows = [["guessing", *(f"{profile.chance:.1f}" for profile in profiles)]]
-    rows.append(["without attention", *(f"{profile.floor:.1f}" for profile in profiles)])
+    rows.append(["without attention", *(DASH if p.floor is None else f"{p.floor:.1f}" for p in profiles)])
     for name in names:
         cells = []
         for profile in profiles:
@@ -83,7 +83,7 @@ def _detail(profile: Profile) -> str:
         f"## {profile.title}: {_question(profile)}",
         "",
         f"Guessing is right in {profile.chance:.1f} %, a model whose cells know nothing of each other in "
-        f"{profile.floor:.1f} %. {side} × {side} cells, layout {profile.layout}, {budget['steps']} steps of "
+        f"{profile.without}. {side} × {side} cells, layout {profile.layout}, {budget['steps']} steps of "
         f"{budget['batch_size']} pictures; the better of {len(budget['rates'])} learning rates "
         f"({', '.join(f'{rate:g}' for rate in budget['rates'])}) on validation pictures of the first seed.",
         "",

@@ -25,6 +25,7 @@ class Beacon(Probe):
 
     num_classes = COLOURS
     chance = floor = 100 / COLOURS
+    of_picture = True
     question = "one cell of the picture has a colour: every cell must name it"
 
     def draw(self, generator: Generator, count: int, side: int) -> Draw:

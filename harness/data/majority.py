@@ -34,6 +34,7 @@ class Majority(Probe):
     num_classes = COLOURS
     chance = 100 / COLOURS
     floor = 100 * (LEAD + (1 - LEAD) / COLOURS)
+    of_picture = True
     question = "name the colour that is most frequent in the picture (a third of the cells; the others 1/11)"
 
     def draw(self, generator: Generator, count: int, side: int) -> Draw:

@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
-from attnbench import certificates, datasets, store
+from attnbench import certificates, datasets, layouts, store
+from attnbench.datasets import DatasetSpec
 from attnbench.errors import AttnbenchError
 from attnbench.harness import environment
 from attnbench.harness.probes import measure
 from attnbench.harness.probes.fitting import Budget
 from attnbench.harness.probes.probe import CELL
 from attnbench.harness.workers.deaths import cause_of_error
-from attnbench.layouts import get_layout
+from attnbench.layouts import Layout, get_layout
 from attnbench.progress import Progress
 from attnbench.record import Cell, Measurement, digest
 from attnbench.registry import get
@@ -67,12 +68,7 @@ def conditions(
     """Fields of a cell that follow from the probe and from how it is trained."""
     spec = datasets.get(name)
     chosen = get_layout(layout or spec.facts.layouts[0])
-    if len(chosen.depths) != 1 or chosen.patch_size != CELL:
-        raise AttnbenchError(
-            f"a probe asks single cells, so that its layout has one stage and a token of {CELL} pixels; "
-            f"{chosen.name} has {len(chosen.depths)} stages and tokens of {chosen.patch_size}: take probe, "
-            "probe_deep, probe_12 or probe_56"
-        )
+    _check(spec, chosen)
     budget = budget_of(name, steps, rates)
     return {
         "layout": chosen.name,
@@ -84,6 +80,25 @@ def conditions(
         "dataset": spec.name,
         "dataset_digest": spec.digest(),
     }
+
+
+def _check(spec: DatasetSpec, layout: Layout) -> None:
+    """Raise AttnbenchError for a probe that a layout cannot answer."""
+    cells = f"take one of {', '.join(name for name in layouts.names() if _of_cells(get_layout(name)))}"
+    if len(layout.depths) == 1 and layout.patch_size != CELL:
+        raise AttnbenchError(
+            f"a cell has {CELL} pixels, a token of {layout.name} {layout.patch_size}: {cells}"
+        )
+    probe: Any = spec.load()
+    if len(layout.depths) > 1 and not probe.of_picture:
+        raise AttnbenchError(
+            f"{spec.name} asks single cells; {layout.name}, of {len(layout.depths)} stages, answers for the "
+            f"picture: {cells}"
+        )
+
+
+def _of_cells(layout: Layout) -> bool:
+    return len(layout.depths) == 1 and layout.patch_size == CELL
 
 
 def plan(request: Request) -> Iterator[Cell]:

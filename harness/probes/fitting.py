@@ -90,7 +90,12 @@ def steps(
 
 
 def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of the tokens asked; logits (B, rows, columns, classes), targets (B, N)."""
+    """Mean cross-entropy of the tokens asked; logits (B, rows, columns, classes), targets (B, N).
+
+    Logits (B, classes) are of pictures, whose answer is that of each of its tokens.
+    """
+    if logits.ndim == 2:
+        return F.cross_entropy(logits, targets[:, 0])
     return F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=NOT_ASKED)
 
 

@@ -63,6 +63,8 @@ def measure(cell: Cell, budget: Budget, rates: Sequence[float] = ()) -> list[Mea
     tried = [_attempt(cell, probe, budget, rate, device) for rate in (rates or budget.rates)]
     best = max(tried, key=lambda attempt: (attempt.validation, -attempt.trained.loss))
     draw = pictures(type(probe), probe.side, "test", TEST_PICTURES, probe.side, str(device))
+    if len(best.model.layout.depths) > 1:
+        draw = draw.whole()
     dynamic = get(cell.mechanism).facts.pattern != "static"
     scores = score(best.model, probe, draw, dynamic=dynamic)
     longer = {f"accuracy_{times:g}x": _longer(best.model, probe, times, device) for times in LONGER}
@@ -86,7 +88,7 @@ def probe_of(cell: Cell) -> Probe:
 
 
 def build(cell: Cell, probe: Probe) -> Backbone:
-    """The model of a cell, which answers for every token, with weights drawn from the cell's seed."""
+    """The model of a cell, weights drawn from the cell's seed; one of one stage answers for every token."""
     layout = replace(
         get_layout(cell.layout),
         num_classes=probe.num_classes,
@@ -96,7 +98,8 @@ def build(cell: Cell, probe: Probe) -> Backbone:
     torch.manual_seed(cell.seed)
     spec = spec_on_rung(get(cell.mechanism), cell.options.get("rung", probe.rung))
     options = {name: value for name, value in cell.options.items() if name != "rung"}
-    model = Backbone(layout, spec, impl=cell.impl, options=options, global_pool="")
+    pool = "avg" if len(layout.depths) > 1 else ""
+    model = Backbone(layout, spec, impl=cell.impl, options=options, global_pool=pool)
     for part in model.modules():
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=GAIN * part.in_features**-0.5)
@@ -137,6 +140,6 @@ def _details(
         "shares": scores.shares,
         "answers": scores.answers,
         "chance": probe.chance,
-        "floor": probe.floor,
+        "floor": probe.floor if len(best.model.layout.depths) == 1 else None,  # stages merge
         "parameters": sum(p.numel() for p in best.model.parameters()),
     }

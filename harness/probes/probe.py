@@ -35,6 +35,10 @@ class Draw(NamedTuple):
     targets: Tensor
     source: Tensor
 
+    def whole(self) -> "Draw":
+        """One question a picture: that of its first cell, whose answer is the picture's."""
+        return Draw(self.images, self.targets[:, :1], torch.full_like(self.source[:, :1], NO_SOURCE))
+
     def take(self, chosen: Tensor | slice) -> "Draw":
         """Some of the pictures."""
         return Draw(self.images[chosen], self.targets[chosen], self.source[chosen])
@@ -47,8 +51,9 @@ class Probe(ABC):
     model reaches whose tokens know nothing of each other (chance unless places tell something);
     ``question``, one sentence that a table prints; ``places``, whether the images get channels that tell a
     cell's place; ``by_class``, whether accuracy is the mean over classes, so that guessing the frequent one
-    gains nothing; ``rung``, the rung of position terms that all mechanisms are put on; ``steps`` and
-    ``batch_size``, the training that is enough for those who can.
+    gains nothing; ``of_picture``, whether all cells have the same answer, so that a pyramid, which answers
+    for the picture, can be asked too; ``rung``, the rung of position terms that all mechanisms are put on;
+    ``steps`` and ``batch_size``, the training that is enough for those who can.
 
     Args:
         side: cells a side that are trained at; a load such as the number of pairs follows from it, and stays
@@ -61,6 +66,7 @@ class Probe(ABC):
     question: ClassVar[str]
     places: ClassVar[bool] = False
     by_class: ClassVar[bool] = False
+    of_picture: ClassVar[bool] = False
     rung: ClassVar[str] = "authors"
     steps: ClassVar[int] = 500
     batch_size: ClassVar[int] = 16

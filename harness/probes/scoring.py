@@ -43,7 +43,7 @@ def score(model: Backbone, probe: Probe, draw: Draw, *, dynamic: bool | None = N
     """Score a model on pictures.
 
     Args:
-        model: maps images to logits of every token; it is put in evaluation mode.
+        model: maps images to logits of every token, or of the picture; it is put in evaluation mode.
         probe: whose pictures they are.
         draw: the pictures.
         dynamic: whether the mechanism chooses what it reads; ``None`` for no split by hops.
@@ -69,7 +69,7 @@ def score(model: Backbone, probe: Probe, draw: Draw, *, dynamic: bool | None = N
 @torch.no_grad()
 def answers(model: Any, draw: Draw) -> Tensor:
     """(B, N) bool: the largest logit is the target's."""
-    guesses = [model(images).argmax(-1).flatten(1) for images in draw.images.split(_BATCH)]
+    guesses = [model(images).argmax(-1).view(len(images), -1) for images in draw.images.split(_BATCH)]
     return torch.cat(guesses) == draw.targets
 
 

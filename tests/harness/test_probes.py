@@ -236,8 +236,12 @@ def test_wrong_input_is_one_clear_line(tmp_path: Path, arguments: tuple[str, ...
     assert told in " ".join(text.split())
 
 
-def test_pyramids_are_refused_with_a_reason(tmp_path: Path) -> None:
-    with pytest.raises(AttnbenchError, match="one stage"):
+def test_pyramids_answer_for_the_picture_alone(tmp_path: Path) -> None:
+    small = ("--layout", "swin_pico", "--mechanisms", "identity", "--steps", "4", "--out", str(tmp_path))
+    text = run("majority", *small)
+    assert "layout swin_pico" in text
+    assert "what identity has" in text
+    with pytest.raises(AttnbenchError, match="asks single cells; swin_pico, of 4 stages, answers"):
         run(DENSE, "--layout", "swin_pico", "--mechanisms", "full", "--out", str(tmp_path))
 
 
