@@ -344,6 +344,16 @@ class AttendsToPadding(Honest):
         return (self.window(height, device)[:, None] * 1000 + self.window(width, device)).flatten()
 
 
+@liar("attention_map")
+class ShowsTooMuch(Honest):
+    """Shows weights on the whole map, and keeps its tokens to their windows."""
+
+    def attention_map(self, x: Tensor, queries: Tensor) -> Tensor:
+        q, k, _ = self.qkv(x).flatten(1, 2).chunk(3, dim=-1)
+        logits = (q[0, queries] @ k[0].T) * self.dim**-0.5
+        return logits.softmax(dim=-1)[:, None]
+
+
 @liar("full_attention_limit")
 class WrongLimit(Honest):
     """Says that it is full attention on every map."""

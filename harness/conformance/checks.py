@@ -33,6 +33,7 @@ from attnbench.harness.conformance import (
     numbers,
     pattern,
     precision,
+    reading,
     shapes,
 )
 from attnbench.harness.conformance.subject import SITES, Check, Failure, Skip, Subject
@@ -50,6 +51,7 @@ _MODULES = (
     graph,
     cost,
     pattern,
+    reading,
 )
 LIMIT_S = 900.0
 """For one check: a mechanism that hangs fails it."""

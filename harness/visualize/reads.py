@@ -57,7 +57,7 @@ def reads(
         AttnbenchError: the module's ``attention_map`` is not what the contract says, or has no such head.
     """
     if hasattr(module, "attention_map"):
-        heads = _asked(module, x, queries)
+        heads = weights_of(module, x, queries)
         if head is None:
             return Reads(_share(heads.mean(1)), WEIGHTS)
         if not 0 <= head < heads.shape[1]:
@@ -72,8 +72,12 @@ def reads(
     return Reads(_share(norms), definition)
 
 
-def _asked(module: Any, x: Tensor, queries: Tensor) -> Tensor:
-    """(Q, heads, H, W), from the module's own answer."""
+def weights_of(module: Any, x: Tensor, queries: Tensor) -> Tensor:
+    """(Q, heads, H, W), from the module's own answer.
+
+    Raises:
+        AttnbenchError: ``attention_map`` is not what the contract says.
+    """
     with torch.no_grad():
         found = module.attention_map(x, queries)
     n = x.shape[1] * x.shape[2]

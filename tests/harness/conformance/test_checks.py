@@ -1,6 +1,7 @@
 """Each check rejects the liar made for it, and no other; an honest mechanism passes all."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from attnbench import MechanismSpec, UnknownNameError
 from attnbench.harness.conformance import checks
+from attnbench.harness.conformance.subject import Failure, Subject
 from attnbench.registry import Facts
 
 
@@ -97,6 +99,46 @@ def test_results_do_not_change_the_state_of_torch() -> None:
 def test_unknown_names(call: Callable[[], object], message: str) -> None:
     with pytest.raises(UnknownNameError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: 2 * weights, "of output (0, 0), the weights of head 0 add up to 2, not to one"),
+        (
+            lambda weights: weights.roll(1, 2),
+            "token (0, 0) has weight in attention_map, but the output ign",
+        ),
+        (lambda weights: weights[0], "must be (queries, heads, N) = (5, heads, 49), got (1, 49)"),
+        (lambda weights: -weights, "holds negative or infinite weights"),
+    ],
+)
+def test_a_map_of_weights_is_held_to_what_the_module_does(
+    change: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    """Each query reads the token before it; support() allows everything."""
+
+    class Before(liars.Honest):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.told(x) @ self.qkv(x)[..., -self.dim :].flatten(1, 2)).view_as(x)
+
+        def told(self, x: torch.Tensor) -> torch.Tensor:
+            n = x.shape[1] * x.shape[2]
+            place = torch.arange(n)
+            logits = torch.full((n, n), float("-inf"), dtype=x.dtype)
+            logits[place, (place - 1) % n] = 0
+            return logits.softmax(-1)
+
+        def attention_map(self, x: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+            return change(self.told(x)[queries][:, None])
+
+        def support(self, height: int, width: int) -> torch.Tensor:
+            return torch.ones(height * width, height * width, dtype=torch.bool)
+
+    facts = Facts(title="Before", pattern="static", impls=("eager",))
+    subject = Subject(MechanismSpec("before", facts, liars.__file__, lambda: Before))
+    with pytest.raises(Failure, match=re.escape(message)):
+        checks.find_check("attention_map").function(subject)
 
 
 @pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (1.01, False)])
