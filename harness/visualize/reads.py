@@ -150,7 +150,7 @@ def dependence(
     for query, channel in _pairs(len(queries), len(directions), most=_copies(H * W, C)):
         copies = x.detach().expand(len(query), -1, -1, -1).clone().requires_grad_()
         with ValuePath() as path:
-            y = module(copies)
+            y = module(copies.clone())  # one that writes into its input writes elsewhere
         held = held or path.held
         outputs = y.flatten(1, 2)[torch.arange(len(query)), queries[query]]  # (copies, C)
         if outputs.requires_grad:
