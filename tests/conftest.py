@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """GPU tests skip where there is no GPU; slow tests come first, so that none is left for one worker's end."""
+    """GPU tests skip where there is no GPU; slow ones come first, so that no worker ends with one."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
