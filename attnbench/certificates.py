@@ -119,16 +119,19 @@ def find(
     return next(iter(covering or found), None)
 
 
-def is_valid(name: str, digest: str = "", folder: Path | None = None) -> bool:
+def is_valid(
+    name: str, digest: str = "", folder: Path | None = None, options: Mapping[str, Any] | None = None
+) -> bool:
     """Whether a mechanism's source passed the suite.
 
     Args:
         name: of the mechanism.
         digest: of the source in question; by default that of the registered mechanism as it is now.
         folder: where the user's own certificates lie; by default ``OWN``, in the working directory.
+        options: those in question, besides its defaults.
     """
     digest = digest or _digest(name)
-    certificate = find(name, digest, folder)
+    certificate = find(name, digest, folder, options)
     return certificate is not None and certificate.covers(digest) and certificate.passed
 
 

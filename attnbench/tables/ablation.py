@@ -6,8 +6,8 @@ newest records, which the notes below the table state, and the rest is counted t
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -21,6 +21,7 @@ from attnbench.tables.probe_columns import add_probes
 from attnbench.tables.render import Column, Table
 
 Value = TypeVar("Value", str, int)
+Certified = Callable[[str, str, Mapping[str, Any]], bool]
 
 
 def ablation(
@@ -31,7 +32,7 @@ def ablation(
     device: str | None = None,
     rung: str = AUTHORS,
     also: Sequence[str] = (),
-    certified: Callable[[str, str], bool] = certificates.is_valid,
+    certified: Certified | None = None,
 ) -> Table:
     """The ablation table of attention mechanisms, after BiFormer's Table 5.
 
@@ -41,7 +42,7 @@ def ablation(
             with most in it, of equals the newer, and the device of each column's newest record.
         rung: of the isolation ladder; records of other rungs are left out, unless it is ``authors``.
         also: metrics to show that have no column unless asked for (:class:`~attnbench.metrics.Metric.apart`).
-        certified: whether a mechanism's source, given by name and digest, passed ``attnbench check``.
+        certified: whether a source, given by name, digest and options, passed ``attnbench check``.
 
     Returns:
         One row per mechanism; published accuracy (ImageNet-1K top-1, ADE20K mIoU) in the last columns.
@@ -74,7 +75,7 @@ def ablation(
     add_measured(table, chosen, lambda cell: cell.row, _table_5_order)
     add_probes(table, everything, lambda cell: cell.row)
     _add_published(table, sizes=rung == AUTHORS)
-    _add_certified(table, certified)
+    _add_certified(table, certified or _certified)
     return table
 
 
@@ -127,20 +128,21 @@ PUBLISHED_COLUMNS = {
 """Metric of the figures, heading, the measured column beside it, and what that is divided by."""
 
 
-def _add_certified(table: Table, certified: Callable[[str, str], bool]) -> None:
-    """A column for a CSV, and a mark on each row whose sources have not all passed ``attnbench check``.
+def _certified(name: str, digest: str, options: Mapping[str, Any]) -> bool:
+    return certificates.is_valid(name, digest, options=options)
 
-    A certificate is of the default options, so a row with others has none.
-    """
-    known: dict[tuple[str, str], bool] = {}
+
+def _add_certified(table: Table, certified: Certified) -> None:
+    """A column for a CSV, and a mark on each row whose sources have not all passed with its options."""
+    known: dict[tuple[str, str, str], bool] = {}
     valid = dict.fromkeys(table.raw.index, True)
     for (row, _), m in table.measured.items():
         if m.cell.metric in metrics.names() and metrics.get(m.cell.metric).apart:
             continue  # of a time and a source of its own; its record says whether that had one
-        source = (m.cell.mechanism, m.cell.source)
+        source = (m.cell.mechanism, m.cell.source, str(m.cell.options))
         if source not in known:
-            known[source] = certified(*source)
-        valid[row] &= known[source] and not m.cell.options
+            known[source] = certified(m.cell.mechanism, m.cell.source, m.cell.options)
+        valid[row] &= known[source]
     table.raw["certified"] = pd.array(list(valid.values()), dtype="boolean")
     note = "Uncertified: 'attnbench check' has not passed for this source and these options."
     for row in valid:

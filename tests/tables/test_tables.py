@@ -25,7 +25,7 @@ def all_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ablation(records: list[Measurement], **conditions: Any) -> tables.Table:
     """The table, where all but one mechanism are certified, whatever certificates lie about."""
-    certified = conditions.pop("certified", lambda name, source: name != "full_of_it")
+    certified = conditions.pop("certified", lambda name, *_: name != "full_of_it")
     return tables.ablation(records, certified=certified, **conditions)
 
 
@@ -82,11 +82,17 @@ def test_a_certificate_is_of_the_source_and_the_options_that_were_measured() -> 
     )
     with_options = cell.model_copy(update={"options": {"topk": 1}, "source": "old"})
     records = [Measurement.of(c, "parameters", 1, "parameters") for c in (cell, with_options)]
-    raw = ablation(records, certified=lambda name, source: source == "new").raw
+    raw = ablation(records, certified=lambda name, source, options: source == "new").raw
     assert raw["certified"].to_list() == [True, False]
-    raw = ablation(records, certified=lambda name, source: True).raw
+    raw = ablation(records, certified=lambda name, source, options: not options).raw
     assert raw["certified"].to_list() == [True, False]
-    assert not ablation(records[:1], certified=lambda name, source: source == "old").raw["certified"].any()
+    raw = ablation(records, certified=lambda *_: True).raw  # checked with these options as well
+    assert raw["certified"].to_list() == [True, True]
+    assert (
+        not ablation(records[:1], certified=lambda name, source, options: source == "old")
+        .raw["certified"]
+        .any()
+    )
 
 
 def test_failure_is_a_dash_with_a_footnote() -> None:
