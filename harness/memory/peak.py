@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnbench.errors import AttnbenchError
 from attnbench.harness.memory.tracker import Tracker
 from attnbench.harness.memory.usage import Usage
 
@@ -35,7 +36,15 @@ def measure(step: Callable[[], Tensor], model: nn.Module, device: torch.device, 
     step()
     model.zero_grad(set_to_none=True)  # neither pass may see what was allocated before it being freed
     with Tracker(model, device) as tracker:
-        step()
+        try:
+            step()
+        except RuntimeError as error:
+            if "no compiled frames" not in str(error):
+                raise
+            raise AttnbenchError(
+                "a part of the model compiles itself when it runs (natten does on a CPU), and what it holds "
+                "cannot be followed; take another --impl"
+            ) from error
     model.zero_grad(set_to_none=True)
     parts = {**tracker.parts(), "inputs": inputs}
     if device.type == "cuda":

@@ -194,3 +194,16 @@ def test_memory_on_a_gpu_is_the_allocators() -> None:
     assert used.reserved >= used.peak
     assert sum(used.parts.values()) == used.peak
     assert used.method == memory.CUDA_METHOD
+
+
+def test_a_part_that_compiles_itself_is_an_error_with_a_reason() -> None:
+    calls: list[int] = []
+
+    def step() -> Tensor:
+        calls.append(1)
+        if len(calls) > 1:  # the first step is watched by nobody
+            raise RuntimeError("torch.compile with fullgraph=True found no compiled frames")
+        return torch.zeros(())
+
+    with pytest.raises(AttnbenchError, match="compiles itself when it runs .* take another --impl"):
+        memory.measure(step, nn.Linear(1, 1), CPU, 0)
