@@ -47,12 +47,21 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: int) -> Tensor:
-    """(C, 1, k, k): each channel of each image convolved with its gradient as the kernel, then summed.
+    """(C, 1, k, k), in float32 at least, since the sums are long.
 
-    In float32 at least: oneDNN has no fast half-precision kernel of that size, and the sums are long.
+    oneDNN is fast where k = 3, in float32: 5 to 30 times faster than what follows. Where k = 5 it is 2 to 5
+    times slower than each channel of each image convolved with its gradient as the kernel, then summed.
     """
     B, _, _, C = x.shape
     wide = torch.promote_types(x.dtype, torch.float32)
+    if kernel_size == 3:
+        x, grad = (t.to(wide).permute(0, 3, 1, 2) for t in (x, grad))
+        like = grad.new_empty(C, 1, 3, 3)  # only its shape matters to the gradient of the weight
+        one, only_weight = [1, 1], [False, True, False]
+        found: Tensor = torch.ops.aten.convolution_backward(
+            grad, x, like, None, one, one, one, False, [0, 0], C, only_weight
+        )[1]
+        return found
     x, grad = (  # (B·C, H, W), cast and transposed in one pass
         t.permute(0, 3, 1, 2).to(dtype=wide, memory_format=torch.contiguous_format).flatten(0, 1)
         for t in (x, grad)

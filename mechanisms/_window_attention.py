@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnbench.mechanisms._attend import attend, chosen
+from attnbench.mechanisms._attend import attend
 from attnbench.mechanisms._windows import padding, same_label
 
 
@@ -48,11 +48,6 @@ def window_attention(
     rows, columns = cut.shape[1], cut.shape[3]
     # One copy brings windows and heads together: (3, B, windows, heads, L, d).
     q, k, v = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, B, rows * columns, heads, h * w, d)
-    impl = chosen(impl, qkv)
-    if impl == "sdpa":  # fused kernels know four axes, so windows and heads share one
-        q, k, v = q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2)
-        if bias is not None:
-            bias = bias.expand(rows * columns, heads, -1, -1).flatten(0, 1)[None]
     out = attend(q, k, v, scale=scale, bias=bias, impl=impl)
     out = out.reshape(B, rows, columns, heads, h, w, d).permute(0, 1, 4, 2, 5, 3, 6)
     if grid:  # back to the order (h, rows, w, columns) of the map

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from attnbench.mechanisms._attend import FastestAttend, attend, chosen
+from attnbench.mechanisms._attend import FastestAttend, attend
 from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.mechanisms._windows import pad_map, relative_position_index, same_label
 from attnbench.mechanisms._windows import padding as missing
@@ -33,24 +33,31 @@ class DynamicPositionBias(nn.Module):
     Args:
         dim: channels C of the map.
         num_heads: heads.
+        group: rows and columns of the groups that are expected; others are served too, but slower.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, group: tuple[int, int]) -> None:
         super().__init__()
         self.hidden, self.num_heads = max(1, dim // 16), num_heads
         layers: list[nn.Module] = [nn.Linear(2, self.hidden)]
         for width in (self.hidden, self.hidden, num_heads):
             layers += [nn.LayerNorm(self.hidden), nn.ReLU(), nn.Linear(self.hidden, width)]
         self.layers = nn.Sequential(*layers)
+        # Kept, since on a map of 7 x 7 their dozen small operators cost as much as a projection.
+        self.group = group
+        self.offsets: Tensor
+        self.register_buffer("offsets", _offsets(group), persistent=False)
+        self.index: Tensor
+        self.register_buffer("index", relative_position_index(group), persistent=False)
 
     def forward(self, group: tuple[int, int], like: Tensor) -> Tensor:
         """(heads, L, L) bias of each query and key of a group of h × w = L tokens, in dtype of ``like``."""
-        y, x = (torch.arange(1 - n, n, device=like.device, dtype=like.dtype) for n in group)
-        offsets = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
-        index = relative_position_index(group).to(like.device)
+        offsets, index = self.offsets, self.index
+        if group != self.group:
+            offsets, index = (t.to(like.device) for t in (_offsets(group), relative_position_index(group)))
         L = index.shape[0]
         # Heads first, so that what is added to the logits is contiguous.
-        return self.layers(offsets).t().index_select(1, index.flatten()).unflatten(1, (L, L))
+        return self.layers(offsets.to(like.dtype)).t().index_select(1, index.flatten()).unflatten(1, (L, L))
 
     def macs(self, group: tuple[int, int]) -> int:
         """Multiply-adds for groups of h × w tokens."""
@@ -61,6 +68,12 @@ class DynamicPositionBias(nn.Module):
         """3·p + 2·(p² + p) + (p + 1)·heads, and 6·p of the norms."""
         p = self.hidden
         return 3 * p + 2 * (p**2 + p) + (p + 1) * self.num_heads + 6 * p
+
+
+def _offsets(group: tuple[int, int]) -> Tensor:
+    """((2h−1)(2w−1), 2) relative positions, row by row."""
+    y, x = (torch.arange(1.0 - n, n) for n in group)
+    return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
 
 
 @register_mechanism(
@@ -126,27 +139,27 @@ class LongShortDistanceAttention(FastestAttend, nn.Module):
         self.scale = site.head_dim**-0.5 if qk_scale is None else qk_scale
         self.group_size, self.interval, self.impl = group_size, interval if kind == "lda" else 1, impl
         self.qkv = nn.Linear(self.dim, 3 * self.dim, bias=qkv_bias)
-        self.position = DynamicPositionBias(self.dim, self.num_heads) if position_bias else None
+        (rows, _), (columns, _) = self._plan(site.height, site.width)
+        self.position = (
+            DynamicPositionBias(self.dim, self.num_heads, (rows, columns)) if position_bias else None
+        )
         self.proj = nn.Linear(self.dim, self.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         B, H, W, _ = x.shape
         (gh, ih), (gw, iw) = self._plan(H, W)
-        cut = _cut(pad_map(self.qkv(x), (gh * ih, gw * iw)), (gh, gw), (ih, iw))
-        rows, columns, groups = cut.shape[1], cut.shape[4], cut[0, ..., 0].numel() // (gh * gw)
+        whole = not missing(H, gh * ih) and not missing(W, gw * iw)
+        # The narrow map is cut before its projection trebles it, unless that would project padding.
+        cut = _cut(x if whole else pad_map(self.qkv(x), (gh * ih, gw * iw)), (gh, gw), (ih, iw))
+        rows, columns = cut.shape[1], cut.shape[4]
         # Axes of cut: image, square row, row in group, remainder, the same of columns, channel.
-        split = cut.unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = split.permute(7, 0, 1, 3, 4, 6, 8, 2, 5, 9).reshape(
-            3, B, groups, self.num_heads, gh * gw, -1
-        )
+        groups = rows * ih * columns * iw
+        tokens = cut.permute(0, 1, 3, 4, 6, 2, 5, 7).reshape(B, groups, gh * gw, -1)
+        tokens = self.qkv(tokens) if whole else tokens
+        q, k, v = tokens.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
         bias = self._bias(H, W, q)
-        impl = chosen(self.impl, q)
-        if impl == "sdpa":  # fused kernels know four axes, so groups and heads share one
-            q, k, v = q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2)
-            if bias is not None:
-                bias = bias.expand(groups, self.num_heads, gh * gw, -1).flatten(0, 1)[None]
-        out = attend(q, k, v, scale=self.scale, bias=bias, impl=impl)
+        out = attend(q, k, v, scale=self.scale, bias=bias, impl=self.impl)
         out = out.reshape(B, rows, ih, columns, iw, self.num_heads, gh, gw, -1)
         out = out.permute(0, 1, 6, 2, 3, 7, 4, 5, 8).reshape(B, rows * gh * ih, columns * gw * iw, -1)
         return self.proj(out[:, :H, :W])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.implementations import resolve
-from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._attend import attend, fastest
 from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.mechanisms._windows import (
     pad_map,
@@ -132,7 +132,7 @@ class ShiftedWindowAttention(nn.Module):
             tokens = partition(pad_map(self.qkv(x), window), window)  # (B, windows, L, 3·C)
         q, k, v = tokens.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
         impl, bias = resolve(self, q, H, W), self._bias(H, W, q)
-        if impl != "eager":  # fused kernels know four axes, so windows and heads share one
+        if impl == "flex":  # it knows four axes and one bias for all images, so windows and heads share one
             q, k, v = q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2)
             if bias is not None:
                 bias = bias.expand(rows * columns, -1, -1, -1).flatten(0, 1)
@@ -147,8 +147,8 @@ class ShiftedWindowAttention(nn.Module):
     def implementation(
         self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
     ) -> str:
-        """``sdpa``, but ``eager`` on a CPU, where torch's fused attention is slow with a bias."""
-        return "eager" if device.type == "cpu" else "sdpa"
+        """``sdpa`` or ``eager``, whatever the map."""
+        return fastest(device, dtype, training)
 
     def macs(self, height: int, width: int) -> dict[str, int]:
         """Multiply-adds per image on a height × width map, by phase."""

@@ -42,7 +42,7 @@ def test_what_a_record_says_needs_no_run() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "precision", "expected"),
-    [("infer", "fp32", "sdpa"), ("train", "fp32", "eager"), ("infer", "amp", "eager")],
+    [("infer", "fp32", "sdpa"), ("infer", "amp", "sdpa"), ("train", "fp32", "eager")],
 )
 def test_a_model_says_what_runs_in_a_setting(mode: str, precision: str, expected: str) -> None:
     model = create_model("swin_pico", "block_grid")

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.implementations import resolve
-from attnbench.mechanisms._attend import fastest
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._official import ignored, only
 from attnbench.mechanisms._windows import pad_map
@@ -203,7 +202,8 @@ class BiLevelRoutingAttention(nn.Module):
         On a CPU the mask wins at 14 × 14 from about 12 regions of 49 on, and loses at 28 × 28; torch's fused
         attention wins for inference in float32, and its backward pass in bfloat16 is slow.
         """
-        if fastest(device, dtype, training) == "sdpa":
+        half = dtype not in (torch.float32, torch.float64)
+        if device.type != "cpu" or not (training or half):
             return "sdpa"
         return "masked" if self._small(height, width) else "eager"
 
