@@ -205,5 +205,5 @@ def test_a_part_that_compiles_itself_is_an_error_with_a_reason() -> None:
             raise RuntimeError("torch.compile with fullgraph=True found no compiled frames")
         return torch.zeros(())
 
-    with pytest.raises(AttnbenchError, match="compiles itself when it runs .* take another --impl"):
+    with pytest.raises(AttnbenchError, match=r"compiles itself when it runs .* take another --impl"):
         memory.measure(step, nn.Linear(1, 1), CPU, 0)
