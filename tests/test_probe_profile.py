@@ -138,3 +138,12 @@ def test_json_has_every_row() -> None:
     rows = json.loads(table(records("full", 100.0, FULL), records("identity", 12.4, NOTHING), form="json"))
     assert [row["mechanism"] for row in rows] == ["full", "identity"]
     assert rows[1]["share_out_of_reach"] == 100.0
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"), [(2048, "guesses out of reach"), (20480, "15 % right OUT OF REACH")]
+)
+def test_more_than_guessing_is_told_from_the_scatter_of_guessing(answers: int, reason: str) -> None:
+    """Of 1843 guesses 14.6 % being right is 2.8 standard errors off, as one row in hundreds is."""
+    hops = {"one_hop": (93.0, 10.0), "out_of_reach": (14.6, 90.0)}
+    assert reason in why(records("mine", 22.0, hops, answers=answers))

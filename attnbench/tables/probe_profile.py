@@ -1,5 +1,6 @@
 """Records of probes as tables: what was asked, how much is right by how far the answer is, and why."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ from attnbench.record import Measurement
 HOPS = ("one_hop", "composed", "out_of_reach")
 WORDS = {"one_hop": "one hop", "composed": "composed", "out_of_reach": "out of reach"}
 NEAR = 2.0
-"""Points within which an accuracy is called that of guessing."""
+"""Points within which an accuracy is called that of guessing, however many questions there were."""
+ERRORS = 4.0
+"""Standard errors within which it is: a table holds dozens, and three would cry wolf in some."""
 
 
 @dataclass
@@ -145,7 +148,8 @@ def why(row: Row, profile: Profile) -> str:
         guess = next(iter(row.details.values()))["guessing_loss"]
         parts.append(f"did not train {which} (loss {', '.join(losses)}; guessing {guess:.2f})")
     for hop, value in hops.items():
-        parts.append(f"{_verb(hop, value, profile.chance, row.name)} ({row.share(hop):.0f} %)")
+        guesses = value <= profile.chance + _scatter(row, hop, profile.chance)
+        parts.append(f"{_verb(hop, value, guesses, row.name)} ({row.share(hop):.0f} %)")
     if not hops:
         accuracy = row.mean("accuracy")
         assert accuracy is not None
@@ -155,9 +159,17 @@ def why(row: Row, profile: Profile) -> str:
     return "; ".join(parts)
 
 
-def _verb(hop: str, value: float, chance: float, row: str) -> str:
+def _scatter(row: Row, hop: str, chance: float) -> float:
+    """Points by which guessing the questions of a hop may be off; the test set is the same for all seeds."""
+    asked = min((details.get("answers", 0) for details in row.details.values()), default=0)
+    questions = asked * row.share(hop) / 100
+    if not questions:
+        return NEAR
+    return max(NEAR, ERRORS * math.sqrt(chance * (100 - chance) / questions))
+
+
+def _verb(hop: str, value: float, guesses: bool, row: str) -> str:
     """What a mechanism does with the questions of a hop; their share follows in brackets."""
-    guesses = value <= chance + NEAR
     if hop == "one_hop":
         if guesses:
             return "guesses though it reads"

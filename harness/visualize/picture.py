@@ -18,23 +18,33 @@ FAINTEST = 1e-4
 def draw(view: View) -> Any:
     """The figure of the view of one token.
 
-    The first row has the image with the token, what the token reads, the regions that it is routed to (where
-    the mechanism routes) and what it may depend on; the next two have its reach and its measured field at the
+    The first row has the image with the token, the regions that it is routed to (where the mechanism routes),
+    what the token reads and what it may depend on; the next two have its reach and its measured field at the
     inputs of up to four of the blocks before.
     """
     from matplotlib.figure import Figure
 
     chosen = _chosen(view.fields)
     rows = 1 + 2 * bool(chosen)
-    figure = Figure(figsize=(3.1 * COLUMNS, 3.3 * rows + 0.6), layout="constrained")
-    axes = figure.subplots(rows, COLUMNS, squeeze=False)
-    figure.suptitle(view.title)
+    figure = Figure(figsize=(3.1 * COLUMNS, 3.3 * rows + 0.9), layout="constrained")
+    first, *rest = figure.subfigures(
+        1 + bool(chosen), 1, height_ratios=[1, 2][: 1 + bool(chosen)], squeeze=False
+    )[:, 0]
+    first.suptitle(view.title, fontsize=14)
+    _first_row(view, _axes(first, 1, 2 + bool(view.routed) + (view.support is not None))[0])
+    for below in rest:
+        axes = _axes(below, 2, len(chosen))
+        for column, field in enumerate(chosen):
+            _field(view, field, axes[0][column], axes[1][column])
+    return figure
+
+
+def _axes(part: Any, rows: int, columns: int) -> Any:
+    """Axes of a part of the figure, without frames until something is drawn."""
+    axes = part.subplots(rows, columns, squeeze=False)
     for one in axes.flat:
         one.set_axis_off()
-    _first_row(view, axes[0])
-    for column, field in enumerate(chosen):
-        _field(view, field, axes[1][column], axes[2][column])
-    return figure
+    return axes
 
 
 def save(view: View, path: Path) -> None:
@@ -63,20 +73,47 @@ def _first_row(view: View, axes: Any) -> None:
         ranks = np.zeros(view.size)
         for rank, mask in enumerate(masks):
             ranks[mask.numpy()] = 1 - 0.6 * rank / max(1, len(masks) - 1)
-        _overlay(view, axis, ranks, "Greens", largest=1.0)
-        _outline(axis, masks.any(0).numpy(), "tab:green")
+        _overlay(view, axis, ranks, "Greens", (0.0, 1.0))
+        for mask in masks:
+            _outline(axis, mask.numpy(), "white", 0.6)
+        _outline(axis, masks.any(0).numpy(), "tab:green", 1.6)
         _mark(view, axis, f"routed to {len(masks)} region{'s' * (len(masks) > 1)}, best darkest")
     axis = next(panels)
-    weights = view.reads.weights[0].numpy()
-    largest = float(weights.max())
-    _overlay(view, axis, weights, HEAT, largest)
-    _mark(view, axis, _wrapped(f"reads: {view.reads.definition}; brightest is {largest:.2g}"))
+    _heat(view, axis)
     if view.support is not None:
         axis = next(panels)
         support = view.support[0].numpy()
-        _overlay(view, axis, support.astype(float), COVER, largest=1.5)
+        _overlay(view, axis, support.astype(float), COVER, (0.0, 1.5))
         note = f"; {view.outside:.0%} read outside of it" if view.outside > 1e-6 else ""
         _mark(view, axis, _wrapped(f"may depend on {int(support.sum())} of {support.size} tokens{note}"))
+
+
+def _heat(view: View, axis: Any) -> None:
+    """What the token reads, coloured from the least to the most that it reads of a token, with the scale."""
+    weights = view.reads.weights[0].numpy()
+    most = float(weights.max()) or 1.0
+    least = float(weights[weights > 0].min()) if (weights > 0).any() else 0.0
+    if least > 0.99 * most:
+        least = 0.0  # all alike: one colour, not a rainbow of rounding
+    drawn = _overlay(view, axis, weights, HEAT, (least, most))
+    bar = axis.figure.colorbar(
+        drawn, cax=axis.inset_axes((0, -0.06, 1, 0.03)), orientation="horizontal", format=_percent
+    )
+    bar.solids.set_alpha(0.8)
+    bar.ax.tick_params(labelsize=7)
+    bar.locator = _few_ticks()
+    _mark(view, axis, _wrapped(f"reads: {view.reads.definition}"))
+
+
+def _percent(value: float, place: Any = None) -> str:
+    """A share of all that a token reads, as a tick says it."""
+    return f"{100 * value:.3g} %"
+
+
+def _few_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(4)
 
 
 def _field(view: View, field: Field, above: Any, below: Any) -> None:
@@ -86,20 +123,25 @@ def _field(view: View, field: Field, above: Any, below: Any) -> None:
     if field.reach is None:
         above.text(0.5, 0.5, "a mechanism on the way\ndeclares no support", ha="center", va="center")
     else:
-        _overlay(view, above, field.reach.numpy().astype(float), COVER, largest=1.5, size=size)
+        _overlay(view, above, field.reach.numpy().astype(float), COVER, (0.0, 1.5), size=size)
         reached = int(field.reach.sum())
         _mark(view, above, _wrapped(f"reach {after}: {reached} of {field.reach.numel()} tokens"))
     # By order of magnitude: the residual path outshines all that attention adds.
     orders = np.log10(np.maximum(field.measured.numpy(), FAINTEST)) - np.log10(FAINTEST)
-    _overlay(view, below, orders, HEAT, largest=-np.log10(FAINTEST), size=size)
+    _overlay(view, below, orders, HEAT, (0.0, -np.log10(FAINTEST)), size=size)
     core = f"95 % of it in {field.core} token{'s' * (field.core != 1)}"
     _mark(view, below, _wrapped(f"measured field {after}, log scale from {FAINTEST:g}: {core}"))
 
 
 def _overlay(
-    view: View, axis: Any, values: np.ndarray, colours: str, largest: float, size: Any = None
+    view: View,
+    axis: Any,
+    values: np.ndarray,
+    colours: str,
+    scale: tuple[float, float],
+    size: Any = None,
 ) -> Any:
-    """Values of a map over the grey image; nothing where they are zero."""
+    """Values of a map over the grey image, coloured within a scale; nothing where they are zero."""
     rows, columns = size or view.size
     extent = _extent(view.size)
     axis.imshow(shown(view.image), cmap="gray", vmin=0, vmax=1, extent=extent)
@@ -107,15 +149,15 @@ def _overlay(
     return axis.imshow(
         values.reshape(rows, columns),
         cmap=colours,
-        vmin=0,
-        vmax=largest or 1.0,
+        vmin=scale[0],
+        vmax=scale[1],
         alpha=cover.reshape(rows, columns),
         extent=extent,
         interpolation="nearest",
     )
 
 
-def _outline(axis: Any, mask: np.ndarray, colour: str) -> None:
+def _outline(axis: Any, mask: np.ndarray, colour: str, width: float) -> None:
     """Lines where a mask begins and ends."""
     for r, c in np.argwhere(mask):
         for dr, dc, line in (
@@ -126,7 +168,7 @@ def _outline(axis: Any, mask: np.ndarray, colour: str) -> None:
         ):
             inside = 0 <= r + dr < mask.shape[0] and 0 <= c + dc < mask.shape[1]
             if not (inside and mask[r + dr, c + dc]):
-                axis.plot(*line, color=colour, linewidth=1.2)
+                axis.plot(*line, color=colour, linewidth=width)
 
 
 def _mark(view: View, axis: Any, title: str) -> None:

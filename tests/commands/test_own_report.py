@@ -1,6 +1,7 @@
 """``attnbench report FILE.py``: one's own row among the shipped, the probe and the tokens, in one page."""
 
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,17 @@ def test_a_new_file_becomes_a_row_a_probe_and_a_picture(
     text = page.read_text(encoding="utf-8")
     assert 'id="row-my_attention"' in text
     assert 'id="row-bra"' in text, "the shipped records are in the table too"
-    assert 'id="probe"' in text
+    assert ">My attention<" in text[text.index('id="probes"') :]
     assert 'id="tokens-my_attention"' in text
     assert text.count('class="attnbench-explorer"') == 1
     measured = {(m.cell.metric, m.status) for m in store.read(out / "records", pytest.fail)}
     assert measured == {("params", "ok"), ("probe", "ok")}
-    assert "4 of 4: the page" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "About two minutes" in said
+    assert [line[:6] for line in said.splitlines() if " of 4, " in line] == [f"{n} of 4" for n in range(1, 5)]
+    assert re.search(r"^Bi-level routing .* 82\.7 +44\.8$", said, re.M), "the published row to compare with"
+    assert re.search(r"^My attention +28\.27 ", said, re.M)
+    assert "Retrieval, sparse: My attention" in said
+    for anchor in re.findall(rf"{re.escape(page.as_uri())}#(\S+)", said):
+        assert f'id="{anchor}"' in text
+    assert said.count(page.as_uri()) == 3
