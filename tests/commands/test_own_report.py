@@ -43,7 +43,7 @@ def test_a_new_file_becomes_a_row_a_probe_and_a_picture(
     assert "About two minutes" in said
     assert [line[:6] for line in said.splitlines() if " of 4, " in line] == [f"{n} of 4" for n in range(1, 5)]
     assert re.search(r"^Bi-level routing .* 82\.7 +44\.8$", said, re.M), "the published row to compare with"
-    assert re.search(r"^My attention +28\.27 ", said, re.M)
+    assert re.search(r"^My attention † +28\.27 ", said, re.M)
     assert "Retrieval, sparse: My attention" in said
     for anchor in re.findall(rf"{re.escape(page.as_uri())}#(\S+)", said):
         assert f'id="{anchor}"' in text

@@ -4,33 +4,28 @@ Where there is no Chromium (Debian: chromium, chromium-driver), all of this skip
 """
 
 import base64
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import chromium
 import pytest
 
 from attnbench import store
 from attnbench.tables import speed
 
-webdriver = pytest.importorskip("selenium.webdriver")
+pytest.importorskip("selenium.webdriver")
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
-from attnbench.report.page import page  # noqa: E402
+from attnbench.report.page import page
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="no chromium and chromedriver here: apt install chromium chromium-driver",
-)
+pytestmark = chromium.needed
 WIDTHS = {"phone": 390, "laptop": 1366}
 
 
@@ -43,21 +38,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     records = store.read(ROOT / "results" / "records", pytest.fail)
     path.write_text(page(records, layout="swin_t"), encoding="utf-8")
     patch.undo()
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
-        driver.execute_cdp_cmd("Network.enable", {})
-        offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-        driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
-        driver.get(path.as_uri())
+    with chromium.opened(path) as driver:
         wait(driver, "return document.documentElement.dataset.charts")
         yield driver
-    finally:
-        driver.quit()
 
 
 def wait(driver: Any, script: str) -> Any:

@@ -23,6 +23,8 @@ from attnbench.harness.models.backbone import Backbone
 from attnbench.harness.models.checkpoints import CheckpointError, fit, load_checkpoint
 from attnbench.harness.models.key_maps import recognise
 from attnbench.harness.models.weights import read_state_dict
+from attnbench.harness.visualize.reads import reads
+from attnbench.harness.visualize.view import Asked, attention_input, attention_of, one_token
 from attnbench.layouts import Layout
 
 
@@ -87,6 +89,24 @@ def test_models_with_official_weights_are_the_official_models(form: str, tmp_pat
     with torch.no_grad():
         expected = official.logits(state, form, layout, images)
         torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+
+
+def test_pictures_show_a_model_with_official_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = replace(small(layouts.get_layout("biformer_stl")), name="biformer_few")
+    monkeypatch.setitem(layouts._registered, layout.name, layout)
+    path = tmp_path / "biformer_few.pth"
+    torch.save({"model": official.state_dict("stl", layout), "epoch": 3}, path)
+    asked = Asked("bra", "biformer_few", stage=2, block=1, token=(3, 2), checkpoint=path)
+    view = one_token(asked)
+    assert "weights of biformer_few.pth" in view.title
+    model = build(layout, "stl")
+    load_checkpoint(model, path)
+    x = attention_input(model, view.image, 2, 1)
+    expected = reads(attention_of(model, 2, 1), x, view.queries)
+    torch.testing.assert_close(view.reads.weights, expected.weights)
+    assert view.routed[0].sum() == (expected.weights > 0).sum()
+    different = one_token(replace(asked, checkpoint=None)).reads.weights
+    assert (different - expected.weights).abs().max() > 1e-3, "random weights read otherwise"
 
 
 def test_the_other_form_is_refused_since_its_shapes_do_not_tell(tmp_path: Path) -> None:
