@@ -17,6 +17,8 @@ MOST = 3
 def add_probes(table: Table, records: Sequence[Measurement], row_of: Callable[[Cell], str | None]) -> None:
     """Add a column of accuracies for each probe, the mean over seeds, and a note on what they can tell.
 
+    The probe that tells most rows apart comes first, where there is room for few.
+
     Args:
         table: with its frame; rows that it has get a value, no row is added.
         records: of any metric.
@@ -25,7 +27,9 @@ def add_probes(table: Table, records: Sequence[Measurement], row_of: Callable[[C
     known = set(table.raw.index)
     ours = [m for m in records if m.cell.metric == "probe" and row_of(m.cell) in known]
     found = sorted(profiles(ours), key=lambda profile: -_trainings(profile))[:MOST]
-    for profile in sorted(found, key=lambda profile: profile.title):
+    for profile in sorted(
+        found, key=lambda profile: (-len(seeds.apart(profile.accuracies())), profile.title)
+    ):
         _add(table, profile, ours, row_of)
     if found:
         table.notes.append(
