@@ -51,10 +51,7 @@ class Vouchers:
             self._examine_certificate(cell, self._known[record.certificate])
         elif not outdated:
             if record.certificate not in _NO_CERTIFICATE:
-                raise AttnbenchError(
-                    f"{cell}: it names certificate {record.certificate}, which is neither beside the records "
-                    "nor shipped; put the file into the folder's certificates/"
-                )
+                raise AttnbenchError(f"{cell}: {self._absent(record)}")
             self._examine_source(cell)
             _examine_layout(cell)
 
@@ -84,8 +81,25 @@ class Vouchers:
         if not found.passed:
             raise AttnbenchError(f"{cell}: the certificate it names says that the suite was not passed")
 
+    def _absent(self, record: Measurement) -> str:
+        """Why a certificate that a record names is not at hand, as far as can be told, and what to do."""
+        absent = (
+            f"it names certificate {record.certificate}, which is neither beside the records nor shipped; "
+            "put the file into the folder's certificates/"
+        )
+        if not self._knows(record.cell):
+            return absent
+        return (
+            f"{absent}. Another of the same source is at hand: certificates were made anew and records were not: "
+            "--outdated accepts such records, 'attnbench run --force' makes them anew"
+        )
+
+    def _knows(self, cell: Cell) -> bool:
+        """Whether a certificate is of the cell's mechanism and source."""
+        return any((c.mechanism, c.digest) == (cell.mechanism, cell.source) for c in self._known.values())
+
     def _examine_source(self, cell: Cell) -> None:
-        if any((c.mechanism, c.digest) == (cell.mechanism, cell.source) for c in self._known.values()):
+        if self._knows(cell):
             return
         try:
             here = registry.get(cell.mechanism).digest()

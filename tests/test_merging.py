@@ -1,6 +1,7 @@
 """Record folders are joined whole, or refused with place and reason and nothing written."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -158,6 +159,18 @@ def test_a_failed_certificate_vouches_for_no_claim(tmp_path: Path) -> None:
     certificates.write(path / "certificates", failed)
     (refusal,) = merging.merge([path], tmp_path / "out").refused
     assert "neither beside the records" in refusal, "an edited certificate is another certificate"
+
+
+def test_certificates_made_anew_without_the_records_are_told_from_lost_ones(tmp_path: Path) -> None:
+    path = folder(tmp_path / "a", "one")
+    anew = CERTIFICATE.model_copy(update={"created": "2031-01-01T00:00:00+00:00"})
+    certificates.write(path / "certificates", anew)
+    (refusal,) = merging.merge([path], tmp_path / "out").refused
+    assert "certificates were made anew and records were not: --outdated accepts" in refusal
+    assert merging.merge([path], tmp_path / "out", outdated=True).records == 2
+    shutil.rmtree(path / "certificates")
+    (refusal,) = merging.merge([path], tmp_path / "other").refused
+    assert "made anew" not in refusal
 
 
 def test_a_baseline_is_of_the_library_that_ran(tmp_path: Path) -> None:
