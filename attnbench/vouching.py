@@ -90,8 +90,8 @@ class Vouchers:
         if not self._knows(record.cell):
             return absent
         return (
-            f"{absent}. Another of the same source is at hand: certificates were made anew and records were not: "
-            "--outdated accepts such records, 'attnbench run --force' makes them anew"
+            f"{absent}. Another of the same source is at hand, so certificates were made anew and "
+            "records were not: --outdated accepts such records, 'attnbench run --force' makes them anew"
         )
 
     def _knows(self, cell: Cell) -> bool:

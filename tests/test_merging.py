@@ -166,7 +166,7 @@ def test_certificates_made_anew_without_the_records_are_told_from_lost_ones(tmp_
     anew = CERTIFICATE.model_copy(update={"created": "2031-01-01T00:00:00+00:00"})
     certificates.write(path / "certificates", anew)
     (refusal,) = merging.merge([path], tmp_path / "out").refused
-    assert "certificates were made anew and records were not: --outdated accepts" in refusal
+    assert "records were not: --outdated accepts" in refusal
     assert merging.merge([path], tmp_path / "out", outdated=True).records == 2
     shutil.rmtree(path / "certificates")
     (refusal,) = merging.merge([path], tmp_path / "other").refused
