@@ -4,15 +4,18 @@ Run ``python -m attnbench.results.scripts.bra_kernels``.
 
 Compiles every kernel at every stage of the Swin-T layout (S = 7; k = 1, 4, 16, and in stage 4 all 49), in
 each dtype, for compute capability 8.0, 9.0 and 10.0, as it would be launched at batch 128, and writes
-``results/kernels.csv`` beside this file. About two minutes the first time; Triton caches what it compiled.
+``results/kernels.csv`` beside this file, with the Triton that compiled each. About two minutes at first;
+Triton caches what it compiled. ``--capability 100`` writes that one's rows anew and leaves the others.
 """
 
 import csv
+import importlib.metadata
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import click
 import torch
 
 from attnbench.layouts import get_layout
@@ -98,18 +101,34 @@ def rows(name: str, capability: int) -> Iterator[dict[str, object]]:
             yield {**place, **tile, "warps": launch.warps, **asdict(found)}
 
 
-def main() -> None:
+@click.command(help=__doc__)
+@click.option(
+    "--capability", "chosen", type=click.Choice([str(c) for c in CAPABILITIES]), help="This one alone."
+)
+def main(chosen: str | None) -> None:
     """Write the table."""
     reason = missing()
     if reason:
         raise SystemExit(f"kernels cannot be compiled here: {reason}")
     path = Path(__file__).parents[1] / "kernels.csv"
-    table = [row for name in DTYPES for capability in CAPABILITIES for row in rows(name, capability)]
+    triton = ".".join(importlib.metadata.version("triton").split(".")[:2])
+    capabilities = CAPABILITIES if chosen is None else (int(chosen),)
+    table: list[dict[str, object]] = [
+        {"triton": triton, **row}
+        for name in DTYPES
+        for capability in capabilities
+        for row in rows(name, capability)
+    ]
+    if chosen is not None:
+        with path.open(newline="") as file:
+            table += [row for row in csv.DictReader(file) if float(row["capability"]) != int(chosen) / 10]
+    dtypes = list(DTYPES)
+    table.sort(key=lambda row: (dtypes.index(str(row["dtype"])), float(str(row["capability"]))))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, table[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
-    print(f"{len(table)} kernels in {path}")
+    click.echo(f"{len(table)} kernels in {path}")
 
 
 if __name__ == "__main__":

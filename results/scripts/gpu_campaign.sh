@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The GPU campaign: equality first, then every measurement, in under ten minutes on one H200.
 #
-#   results/scripts/gpu_campaign.sh OUT [DEVICE]
+#   results/scripts/gpu_campaign.sh OUT [DEVICE [list]]
 #
 # 1. Golden tensors, and the tests that need a GPU.
 # 2. Equality of every implementation with eager, in float32 and bfloat16: a certificate per mechanism.
@@ -17,22 +17,39 @@
 # Runs from a checkout without installing. Carry to a machine without a network the wheels of torch, triton,
 # timm, torchvision, pydantic, click, rich, Jinja2, pandas, scipy, psutil, platformdirs, scikit-learn, pytest
 # and pytest-benchmark.
-# With DEVICE "cpu" it is a rehearsal in the small layout, with small maps, two mechanisms and ten times the limits.
+# With DEVICE "cpu" it is a rehearsal in the small layout, with small maps, two mechanisms, three checks and ten times
+# the limits.
+# With "list" it prints its commands, one a line with its limit and name before it, and runs none.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
-out=${1:?usage: results/scripts/gpu_campaign.sh OUT [DEVICE]}
+out=${1:?usage: results/scripts/gpu_campaign.sh OUT [DEVICE [list]]}
 device=${2:-cuda}
-mkdir -p "$out/tables"
-cd "$out" || exit 2
+list=${3:-}
+[[ $device =~ ^(cpu|cuda)$ && $list =~ ^(list)?$ ]] || {
+    echo "DEVICE is cpu or cuda, and after it comes list or nothing; got '$device' '$list'" >&2
+    exit 2
+}
+if [ -z "$list" ]; then
+    mkdir -p "$out/tables"
+    cd "$out" || exit 2
+fi
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 python=${PYTHON:-python3}
 attnbench="$python -m attnbench"
 failed=0
 slack=1 # times as long as a limit says
+cores=16
+checks= # all
 
 step() { # step LIMIT NAME COMMAND...: run it, its output in NAME.log; say how it ended and how long it took
     local limit=$(($1 * slack)) name=$2 began=$SECONDS status
     shift 2
+    if [ -n "$list" ]; then
+        printf '%s %s' "$limit" "$name"
+        printf ' %q' "$@"
+        echo
+        return
+    fi
     timeout "$limit" "$@" > "$name.log" 2>&1
     status=$?
     [ $status = 0 ] || failed=1
@@ -41,6 +58,8 @@ step() { # step LIMIT NAME COMMAND...: run it, its output in NAME.log; say how i
 
 if [ "$device" = cpu ]; then
     slack=10 # two busy cores
+    cores=2
+    checks=" --only implementations_equal,executed_implementation,determinism"
     mechanisms=bra,shifted_window
     stl=(--layout swin_pico --batch-size 1 --mechanisms bra,quadtree,timm_swin,timm_swin_sdpa --budget 2)
     swin=(--layout swin_pico --batch-size 1 --mechanisms "$mechanisms,timm_swin" --budget 2)
@@ -61,9 +80,12 @@ fi
 measure=(--device "$device" --metrics params,macs,memory,throughput)
 
 step 30 goldens $attnbench check --golden "$root/tests/golden"
-step 100 gpu-tests "$python" -m pytest -q -m gpu -p no:cacheprovider "$root/tests"
-# Eight at a time: nothing is timed yet. xargs gives 123 where a check failed.
-step 100 equality bash -c "printf '%s\n' ${every[*]} | xargs -P 8 -I{} $attnbench check {}"
+# Only files with such a test are read: all of them take half a minute to collect.
+mapfile -t gpu_tests < <(grep -rl --include='test_*.py' "mark\.gpu" "$root/tests")
+step 100 gpu-tests "$python" -m pytest -q -m gpu -p no:cacheprovider "${gpu_tests[@]}"
+# Sixteen at a time with a core each: nothing is timed yet. xargs gives 123 where a check failed.
+step 100 equality env OMP_NUM_THREADS=1 \
+    bash -c "printf '%s\n' ${every[*]} | xargs -P ${cores} -I{} $attnbench check {}$checks"
 step 50 figure1-stl $attnbench run "${measure[@]}" "${stl[@]}"
 step 130 figure1-swin $attnbench run "${measure[@]}" "${swin[@]}"
 for resolution in $resolutions; do
@@ -80,6 +102,6 @@ for layout in $layouts; do
     [ "$device" = cpu ] && size=()
     step 4 "table-$layout" $attnbench table ablation --layout "$layout" --device "$device" \
         "${size[@]}" --output "tables/$layout-$device.md"
-    cat "tables/$layout-$device.md"
+    [ -n "$list" ] || cat "tables/$layout-$device.md"
 done
 exit $failed

@@ -20,8 +20,8 @@ def recorded() -> list[dict[str, str]]:
 
 
 def most_registers(dtype: str, capability: int) -> int:
-    """168 leave room for three programs of four warps. On Ampere float32 operands lie in registers, too."""
-    return 224 if (dtype, capability) == ("float32", 80) else 168
+    """168 leave room for three programs of four warps. float32 operands lie in registers but on Hopper."""
+    return 224 if dtype == "float32" and capability != 90 else 168
 
 
 @pytest.mark.slow
@@ -55,10 +55,10 @@ def test_the_table_is_complete_and_keeps_to_the_limits():
     assert {
         (row["capability"], row["dtype"], row["stage"], row["kernel"])
         for row in table
-        if row["kernel"] in kernels and row["capability"] in ("8.0", "9.0")
+        if row["kernel"] in kernels
     } == {
-        (capability, dtype, stage, kernel)
-        for capability in ("8.0", "9.0")
+        (str(capability / 10), dtype, stage, kernel)
+        for capability in bra_kernels.CAPABILITIES
         for dtype in bra_kernels.DTYPES
         for stage in "1234"
         for kernel in kernels
@@ -69,4 +69,5 @@ def test_the_table_is_complete_and_keeps_to_the_limits():
             row
         )
         assert row["stack_bytes"] == "0", row
-    assert all(row["spills"] == "0" for row in table if row["capability"] != "8.0")
+    for row in table:  # LePE's weight in float32 on sm_100: 6 instructions
+        assert int(row["spills"]) <= {"8.0": 12, "9.0": 0, "10.0": 6}[row["capability"]], row
