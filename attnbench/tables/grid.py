@@ -97,6 +97,11 @@ def grid(table: Table, planned: Sequence[Column] = (), baseline: str = "") -> Gr
             _add_ratio(found, table, column, even_empty=column in planned)
         found.heads.append(_head(table, column))
         found.cells |= {(row, column.name): _cell(table, row, column) for row in found.titles}
+    if not any(
+        head.rank for head in found.heads
+    ):  # a table of its own, of what the ablation table leaves out
+        own = {column.name: place for place, column in enumerate(columns, start=1) if not column.csv_only}
+        found.heads = [replace(head, rank=own.get(head.name, 0)) for head in found.heads]
     first = {head.levels: place for place, head in reversed(list(enumerate(found.heads)))}
     groups = list(dict.fromkeys(head.levels[0] or head.name for head in found.heads))
     found.heads.sort(key=lambda head: (groups.index(head.levels[0] or head.name), first[head.levels]))

@@ -16,6 +16,7 @@ from attnbench.heads import HEADS, SHORT_SIDES, differences, paper_size
 from attnbench.record import Cell, Measurement
 from attnbench.tables import render
 from attnbench.tables.dense_table import DENSE_TABLES, beside_dense, command_for, uncounted
+from attnbench.tables.narrow import as_text
 from attnbench.tables.paper_table import rebuilt
 from attnbench.tables.papers import PAPER_TABLES
 from attnbench.tables.provenance import explain
@@ -128,6 +129,9 @@ def test_scenes_have_intervals_over_seeds() -> None:
     table = scenes_table(records)
     assert table.value("bra", "sem_fpn_miou_percent") == 72.0
     assert table.value("bra", "sem_fpn_miou_percent_interval") == "67.0 to 77.0 (3)"
+    narrow = as_text(table)  # none of its metrics is measured by default, and yet they are what it shows
+    assert "72.0" in narrow
+    assert "67.0 to 77.0 (3)" in narrow
     low, high = interval([70.0, 72.0, 74.0]) or (0, 0)
     assert (high - low) / 2 == pytest.approx(4.302653 * 2 / 3**0.5, rel=1e-6)
     assert interval([1.0]) is None
