@@ -225,7 +225,9 @@ class DeformableAttention(nn.Module):
     def implementation(
         self, device: torch.device, dtype: torch.dtype, height: int, width: int, training: bool
     ) -> str:
-        """``sdpa``, but ``eager`` on a CPU, where torch's fused attention is slow with a bias."""
+        """``sdpa``, but ``eager`` on a CPU, where the bias differs by image; local blocks choose."""
+        if self.local is not None:
+            return self.local.implementation(device, dtype, height, width, training)
         return "eager" if device.type == "cpu" else "sdpa"
 
     def macs(self, height: int, width: int) -> dict[str, int]:
