@@ -6,19 +6,12 @@ text, never as markup.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from attnbench.errors import ImplementationError
 from attnbench.figures.figure1 import Bar
 from attnbench.figures.pareto import Cost, Quality
+from attnbench.report.vega import FAINT, INK, Chart, alt, themed, tip
 from attnbench.tables.points import GROUPS, SETTING_TITLES, SETTINGS, Line, Point, front
-
-try:
-    import altair as alt
-except ImportError as error:
-    raise ImplementationError(
-        f"the report needs altair, which does not import ({error}); install attnbench[report]"
-    ) from error
 
 VERDICTS = ("faster", "slower", "cannot tell", "baseline")
 _GROUP_COLOURS = {group: f"var(--{group or 'other'})" for group in GROUPS}
@@ -30,23 +23,6 @@ _GROUP_SHAPES = {
     "": "triangle-down",
 }
 _SIDES: tuple[tuple[Literal["left", "right"], int], ...] = (("left", 7), ("right", -7))
-_INK, _FAINT = "var(--ink)", "var(--rule)"
-
-
-class Chart(NamedTuple):
-    """A chart and what a reader who cannot see it is told.
-
-    Args:
-        name: identifier in the page.
-        title: what it shows, in a few words.
-        says: what is to be seen in it, in a sentence or two.
-        spec: Vega-Lite, as JSON holds it.
-    """
-
-    name: str
-    title: str
-    says: str
-    spec: dict[str, Any]
 
 
 def speed(by_setting: dict[tuple[str, str], list[Point]], baseline: str) -> Chart | None:
@@ -85,20 +61,20 @@ def speed(by_setting: dict[tuple[str, str], list[Point]], baseline: str) -> Char
             legend=alt.Legend(orient="bottom", title=None),
         )
         base = alt.Chart(alt.Data(values=rows, name=f"speed{number}"))
-        tip = _tip("title:N", "value:Q", "low:Q", "high:Q", "verdict:N")
+        told = tip("title:N", "value:Q", "low:Q", "high:Q", "verdict:N")
         panels.append(
             alt.layer(
-                alt.Chart(alt.Data(values=[{"one": 1}], name="one")).mark_rule(stroke=_INK).encode(x="one:Q"),
+                alt.Chart(alt.Data(values=[{"one": 1}], name="one")).mark_rule(stroke=INK).encode(x="one:Q"),
                 base.mark_rule(strokeWidth=2)
                 .encode(y=y, x=x, x2="high:Q", color=colour)
                 .transform_calculate(value="datum.low"),
                 base.mark_point(filled=True, size=55, opacity=1).encode(
-                    y=y, x=x, color=colour, shape=shape, tooltip=tip
+                    y=y, x=x, color=colour, shape=shape, tooltip=told
                 ),
             ).properties(title=SETTING_TITLES[setting], width=170, height=17 * len(order))
         )
     chart = alt.hconcat(*panels, spacing=12).resolve_scale(color="shared", shape="shared")
-    return _chart(
+    return themed(
         "speed", f"Speed over that of {baseline}, with 95 % intervals", _speed_says(by_setting), chart
     )
 
@@ -147,18 +123,18 @@ def pareto(cost: Cost, quality: Quality, number: int) -> Chart | None:
         legend=alt.Legend(orient="bottom", title=None, columns=2),
     )
     base = alt.Chart(data)
-    tip = _tip("title:N", "group:N", "x:Q", "x_low:Q", "x_high:Q", "y:Q", "y_low:Q", "y_high:Q")
+    told = tip("title:N", "group:N", "x:Q", "x_low:Q", "x_high:Q", "y:Q", "y_low:Q", "y_high:Q")
     chart = alt.layer(
-        base.mark_line(strokeDash=[4, 3], stroke=_FAINT, strokeWidth=1.5)
+        base.mark_line(strokeDash=[4, 3], stroke=FAINT, strokeWidth=1.5)
         .transform_filter("datum.front")
         .encode(x=x_axis, y=y_axis, order="x:Q"),
         base.mark_rule(opacity=0.45).encode(x=alt.X("x_low:Q"), x2="x_high:Q", y="y:Q", color=colour),
         base.mark_rule(opacity=0.45).encode(y=alt.Y("y_low:Q"), y2="y_high:Q", x="x:Q", color=colour),
         base.mark_point(filled=True, size=60, opacity=1).encode(
-            x=x_axis, y=y_axis, color=colour, shape=shape, tooltip=tip
+            x=x_axis, y=y_axis, color=colour, shape=shape, tooltip=told
         ),
         *(
-            base.mark_text(align=align, dx=dx, dy=-6, fontSize=10, fill=_INK)
+            base.mark_text(align=align, dx=dx, dy=-6, fontSize=10, fill=INK)
             .transform_filter(f"datum.front && datum.name_at == '{align}'")
             .encode(x=x_axis, y=y_axis, text="title:N")
             for align, dx in _SIDES
@@ -167,7 +143,7 @@ def pareto(cost: Cost, quality: Quality, number: int) -> Chart | None:
     ).properties(width="container", height=300)
     best = ", ".join(points[i]["title"] for i in kept)
     title = f"{quality.title.partition(' (')[0]} against {cost.title.partition(' (')[0]}".replace("\n", " ")
-    return _chart(f"pareto{number}", title, f"None beats these in both: {best}.", chart)
+    return themed(f"pareto{number}", title, f"None beats these in both: {best}.", chart)
 
 
 def figure1(bars: Sequence[Bar]) -> Chart | None:
@@ -200,12 +176,12 @@ def figure1(bars: Sequence[Bar]) -> Chart | None:
                 x=alt.X("value:Q", title="images/s over Swin-T's"),
                 y=y,
                 color=colour,
-                tooltip=_tip("model:N", "setting:N", "value:Q", "low:Q", "high:Q"),
+                tooltip=tip("model:N", "setting:N", "value:Q", "low:Q", "high:Q"),
             ),
-            base.mark_rule(stroke=_INK)
+            base.mark_rule(stroke=INK)
             .transform_filter("datum.source == 'measured'")
             .encode(x="low:Q", x2="high:Q", y=y),
-            base.mark_text(align="left", dx=4, fontSize=10, fill=_INK).encode(
+            base.mark_text(align="left", dx=4, fontSize=10, fill=INK).encode(
                 x="high:Q", y=y, text=alt.Text("value:Q", format=".2f")
             ),
         )
@@ -215,7 +191,7 @@ def figure1(bars: Sequence[Bar]) -> Chart | None:
         )
     )
     says = "; ".join(f"{row['model']}, {row['setting']}: {row['value']:.2f}" for row in rows)
-    return _chart("figure1", "Figure 1 of BiFormer: throughput relative to Swin-T", says + ".", chart)
+    return themed("figure1", "Figure 1 of BiFormer: throughput relative to Swin-T", says + ".", chart)
 
 
 def growth(lines: Sequence[Line]) -> Chart | None:
@@ -244,7 +220,7 @@ def growth(lines: Sequence[Line]) -> Chart | None:
                 x=x, y=y, detail="title:N"
             ),
             base.mark_point(filled=True, size=22, fill="var(--faster)").encode(
-                x=x, y=y, tooltip=_tip("title:N", "px:Q", "macs:Q", "p:Q")
+                x=x, y=y, tooltip=tip("title:N", "px:Q", "macs:Q", "p:Q")
             ),
         )
         .properties(width=300, height=230)
@@ -254,7 +230,7 @@ def growth(lines: Sequence[Line]) -> Chart | None:
     says = f"Counted from {min(min(line.macs) for line in known)} to {last} px. " + (
         f"Not as declared: {', '.join(off)}." if off else "Every fitted exponent is the one declared."
     )
-    return _chart("growth", "Growth of the cost with resolution, by declared law", says, chart)
+    return themed("growth", "Growth of the cost with resolution, by declared law", says, chart)
 
 
 def _as_declared(line: Line) -> bool:
@@ -273,50 +249,3 @@ def _scale(groups: list[str], by_group: dict[str, str]) -> Any:
 
 def _row(point: Point) -> dict[str, Any]:
     return {"title": point.title, "group": GROUPS[point.group], "value": point.value}
-
-
-_TIP_TITLES = {
-    "title": "mechanism",
-    "value": "over the baseline's",
-    "low": "from (95 %)",
-    "high": "to (95 %)",
-    "x_low": "x from",
-    "x_high": "x to",
-    "y_low": "y from",
-    "y_high": "y to",
-    "px": "pixels a side",
-    "macs": "MACs (G)",
-    "p": "fitted exponent",
-}
-
-
-def _tip(*fields: str) -> list[Any]:
-    """What is told at the pointer; a field's type stands behind its name, as Altair writes it."""
-    return [_told(*field.split(":")) for field in fields]
-
-
-def _told(name: str, kind: str) -> Any:
-    title = _TIP_TITLES.get(name, name)
-    if kind == "Q":
-        return alt.Tooltip(f"{name}:Q", title=title, format=".4~g")
-    return alt.Tooltip(f"{name}:N", title=title)
-
-
-def _chart(name: str, title: str, says: str, chart: Any) -> Chart:
-    themed = chart.configure(
-        background="transparent",
-        font="system-ui, sans-serif",
-        axis=alt.AxisConfig(
-            labelColor=_INK,
-            titleColor=_INK,
-            gridColor="var(--grid)",
-            domainColor=_FAINT,
-            tickColor=_FAINT,
-            titleFontWeight="normal",
-        ),
-        legend=alt.LegendConfig(labelColor=_INK, titleColor=_INK),
-        title=alt.TitleConfig(color=_INK, fontWeight="normal"),
-        header=alt.HeaderConfig(labelColor=_INK, labelFontSize=12),
-        view=alt.ViewConfig(stroke=None),
-    ).properties(description=f"{title}. {says}")
-    return Chart(name, title, says, themed.to_dict())

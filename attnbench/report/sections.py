@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
@@ -10,23 +10,15 @@ from attnbench.figures import figure1 as figure_1
 from attnbench.figures import pareto
 from attnbench.record import Measurement
 from attnbench.report import charts as draw
-from attnbench.report.charts import Chart
+from attnbench.report import spent as spent_part
+from attnbench.report.vega import Chart
 from attnbench.tables.growth import recorded
 from attnbench.tables.paper_table import rebuilt
 from attnbench.tables.papers import get_paper_table
 from attnbench.tables.points import SETTING_TITLES, SETTINGS, Point, ratios, values
 from attnbench.tables.probe_profile import HOPS, WORDS, Profile, profiles, why
 from attnbench.tables.render import Table, title_of
-
-
-@dataclass(frozen=True)
-class Charts:
-    """A part that consists of charts."""
-
-    anchor: str
-    heading: str
-    about: str
-    charts: list[Chart]
+from attnbench.tables.time_spent import spent
 
 
 @dataclass(frozen=True)
@@ -49,6 +41,17 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Charts:
+    """A part that consists of charts, with tables of the same below them."""
+
+    anchor: str
+    heading: str
+    about: str
+    charts: list[Chart]
+    parts: list[Part] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Tables:
     """A part that consists of tables."""
 
@@ -60,7 +63,13 @@ class Tables:
 
 def charts(table: Table, records: Sequence[Measurement]) -> list[Charts]:
     """The parts that records are there for; none is shown empty."""
-    found = [_speed(table), _price(table), _figure1(records), _growth(table, records)]
+    found = [
+        _speed(table),
+        _price(table),
+        _figure1(records),
+        _spent(table, records),
+        _growth(table, records),
+    ]
     return [part for part in found if part.charts]
 
 
@@ -155,6 +164,14 @@ def _figure1(records: Sequence[Measurement]) -> Charts:
         "source is taken relative to its own Swin-T."
     )
     return Charts("figure-1", "Figure 1", about, [chart] if chart else [])
+
+
+def _spent(table: Table, records: Sequence[Measurement]) -> Charts:
+    drawn, parts = [], []
+    for number, (setting, found) in enumerate(spent(records, table.layout).items()):
+        drawn += [spent_part.bars(found, number), spent_part.roofline(found, number)]
+        parts.append(Part("Milliseconds by group, and why", f"{setting}.", *spent_part.rows(found)))
+    return Charts("time", "Where the time goes", spent_part.ABOUT, [c for c in drawn if c], parts)
 
 
 def _growth(table: Table, records: Sequence[Measurement]) -> Charts:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from attnbench import statistics
@@ -53,6 +53,7 @@ class Explained:
         watched_s: forward seconds of each block, timed from outside, in steps that watch only that.
         account: of its operators.
         steps_s: seconds of the steps that nothing watches, by round.
+        rounds: seconds of every operator in each profiled step.
     """
 
     cell: Cell
@@ -61,6 +62,7 @@ class Explained:
     watched_s: list[float]
     account: Account
     steps_s: list[float]
+    rounds: list[list[float]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -135,6 +137,17 @@ class Comparison:
             return None
         return statistics.ratio_interval(self.baseline.steps_s, self.subject.steps_s)
 
+    def verdict(self) -> str:
+        """``faster`` or ``slower`` than the baseline, ``cannot tell``, or ``baseline``."""
+        times = self.times()
+        if self.baseline is None or times is None:
+            return "baseline"
+        whole = self.subject.step_s - self.baseline.step_s
+        told = statistics.verdict(times)  # of times: above 1 takes longer
+        if told == "faster" and whole > 0:
+            return "slower"
+        return "faster" if told == "slower" and whole < 0 else "cannot tell"
+
     def sentence(self) -> str:
         """The diagnosis; it splits a gap only where the two steps differ beyond their interval and margin."""
         own, baseline, times = self.subject, self.baseline, self.times()
@@ -147,8 +160,7 @@ class Comparison:
             f"{times.low:.2f} to {times.high:.2f}) with {macs:.2f} times its MACs"
         )
         whole = own.step_s - baseline.step_s
-        differ = {"faster": whole > 0, "slower": whole < 0}  # of times: above 1 takes longer
-        if not differ.get(statistics.verdict(times), False):
+        if self.verdict() == "cannot tell":
             where = self._where(max(SHARES, key=lambda share: own.shares()[share]))
             return f"{head}: cannot tell them apart, so there is no gap to explain; {where}."
         return f"{head}: {self._largest_share(whole)}."
@@ -229,4 +241,5 @@ def _explained(subject: Subject, ceilings: Ceilings, event_s: float) -> Explaine
         subject.block_s(),
         subject.account(ceilings, event_s),
         subject.plain_s,
+        subject.rounds(event_s),
     )

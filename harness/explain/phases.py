@@ -16,12 +16,14 @@ class Place(NamedTuple):
     """Where an operator belongs.
 
     ``block``: path of the block in the model, empty outside of blocks; ``part``: ``attention``, ``block``
-    (the block's rest) or ``model`` (outside of blocks).
+    (the block's rest) or ``model`` (outside of blocks); ``learned``: in a submodule of the attention that
+    holds parameters of its own, as a linear layer does.
     """
 
     block: str
     part: str
     phase: str
+    learned: bool = False
 
 
 class Places:
@@ -35,6 +37,11 @@ class Places:
         paths = {id(module): path for path, module in model.named_modules()}
         self.attentions = [paths[id(attention)] for attention in model.attentions()]
         self.blocks = [path.rpartition(".")[0] for path in self.attentions]
+        self._learned = {
+            path
+            for path, module in model.named_modules()
+            if next(module.parameters(recurse=False), None) is not None
+        }
 
     def of(self, origin: Origin) -> Place:
         """The place of an operator."""
@@ -43,7 +50,8 @@ class Places:
         for block, attention in zip(self.blocks, self.attentions, strict=True):
             if (inside := _inside(origin.module, attention)) is not None:
                 phase = ".".join(filter(None, (inside, origin.function)))
-                return Place(block, "attention", phase or "forward")
+                learned = bool(inside) and origin.module in self._learned
+                return Place(block, "attention", phase or "forward", learned)
             if (inside := _inside(origin.module, block)) is not None:
                 return _of_block(block, inside, origin.function)
         return Place("", "model", _of_model(origin.module))

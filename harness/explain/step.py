@@ -1,7 +1,7 @@
 """One model under examination: its operators, recorded once, and rounds that time its step in three ways."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,21 +82,29 @@ class Subject:
             ceilings: of the device.
             event_s: seconds that the profiler takes for one event on the host.
         """
-        chosen = _quickest(self.timelines, [timeline.total for timeline in self.timelines])
+        chosen = self._chosen()
+        event_s = self._of_event(event_s)
         busy, gap = mean([t.busy for t in chosen]), mean([t.gap for t in chosen])
-        known = chosen[0]
-        longer = mean([[t.total] for t in chosen])[0] - self.step_s()
-        event_s = min(event_s, max(longer, 0.0) / max(sum(known.inside) + sum(known.between), 1))
+        times = _less(busy, gap, chosen[0], event_s)
         timed = [
-            Timed(
-                operator,
-                max(busy[i] - event_s * known.inside[i], 0.0),
-                max(gap[i] - event_s * known.between[i], 0.0),
-                known.launches[i],
-            )
-            for i, operator in enumerate(self.operators)
+            Timed(operator, *its, launches)
+            for operator, its, launches in zip(self.operators, times, chosen[0].launches, strict=True)
         ]
         return Account(timed, ceilings, mean([[t.tail] for t in chosen])[0])
+
+    def rounds(self, event_s: float) -> list[list[float]]:
+        """Seconds of every operator in each profiled step, less what the profiler took as in the account."""
+        event_s = self._of_event(event_s)
+        return [[sum(its) for its in _less(t.busy, t.gap, t, event_s)] for t in self.timelines]
+
+    def _chosen(self) -> list[Timeline]:
+        return _quickest(self.timelines, [timeline.total for timeline in self.timelines])
+
+    def _of_event(self, most: float) -> float:
+        """Seconds that the profiler took for one event of this step, at most ``most``."""
+        chosen = self._chosen()
+        longer = mean([[t.total] for t in chosen])[0] - self.step_s()
+        return min(most, max(longer, 0.0) / max(sum(chosen[0].inside) + sum(chosen[0].between), 1))
 
     def step_s(self) -> float:
         """Seconds of a step that nothing watches: the mean of the quickest quarter."""
@@ -122,6 +130,16 @@ def event_cost(device: torch.device, calls: int = 2000) -> float:
         plain.append(_timed(many, cpu))
         watched.append(profiled(many, ["aten::add_"] * calls, cpu).total)
     return max(min(watched) - min(plain), 0.0) / calls
+
+
+def _less(
+    busy: Sequence[float], gap: Sequence[float], known: Timeline, event_s: float
+) -> list[tuple[float, float]]:
+    """Seconds in and before each operator, without the profiler's own."""
+    return [
+        (max(b - event_s * inside, 0.0), max(g - event_s * between, 0.0))
+        for b, g, inside, between in zip(busy, gap, known.inside, known.between, strict=True)
+    ]
 
 
 def _quickest(samples: list[Any], by: list[float]) -> list[Any]:
