@@ -88,7 +88,7 @@ def page(
     shared = Conditions()
     rows = [_row(found, row, shared) for row in found.titles]
     charts = sections.charts(table, records)
-    more = sections.tables(records)
+    more = sections.tables(table, records)
     parts = [(part.anchor, part.heading) for part in charts] + [(part.anchor, part.heading) for part in more]
     parts = [(part.anchor, part.heading) for part in extras] + parts
     anchors = [("table", "Table"), *parts, ("provenance", "Sources")]

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from attnbench.errors import AttnbenchError
 from attnbench.figures import figure1 as figure_1
 from attnbench.figures import pareto
 from attnbench.record import Measurement
 from attnbench.report import charts as draw
 from attnbench.report import spent as spent_part
 from attnbench.report.vega import Chart
+from attnbench.tables.ablation import ablation
+from attnbench.tables.grid import SIGNS
 from attnbench.tables.growth import recorded
 from attnbench.tables.paper_table import rebuilt
 from attnbench.tables.papers import get_paper_table
@@ -73,8 +76,47 @@ def charts(table: Table, records: Sequence[Measurement]) -> list[Charts]:
     return [part for part in found if part.charts]
 
 
-def tables(records: Sequence[Measurement]) -> list[Tables]:
+def tables(table: Table, records: Sequence[Measurement]) -> list[Tables]:
     """Parts in which numbers say more than a chart would."""
+    return [*_machines(table, records), *_probes(records)]
+
+
+def _machines(table: Table, records: Sequence[Measurement]) -> list[Tables]:
+    """Speeds side by side, where the records are of several machines."""
+    names = sorted({m.cell.machine for m in records if m.cell.machine and m.name == "throughput"})
+    if len(names) < 2 or table.layout is None:
+        return []
+    own = {name: _ablation(name, table, records) for name in names}
+    parts = []
+    for setting in SETTINGS:
+        found = {name: {p.row: p for p in ratios(of, *setting)} for name, of in own.items() if of}
+        found = {name: points for name, points in found.items() if points}
+        rows = list(dict.fromkeys(row for points in found.values() for row in points))
+        if rows:
+            cells = [[title_of(row), *(_over(points.get(row)) for points in found.values())] for row in rows]
+            text = "Speed over the baseline's on the same machine, with its 95 % interval and verdict."
+            parts.append(Part(SETTING_TITLES[setting], text, ["mechanism", *found], cells))
+    about = "Each machine by its own records: nothing is divided by what another machine measured."
+    return [Tables("machines", "Machines side by side", about, parts)] if parts else []
+
+
+def _ablation(machine: str, table: Table, records: Sequence[Measurement]) -> Table | None:
+    """The table of one machine's records, in the layout and at the resolution of another table."""
+    own = [m for m in records if m.cell.machine in ("", machine)]
+    try:
+        return ablation(own, layout=table.layout, resolution=table.resolution)
+    except AttnbenchError:
+        return None  # it measured something else
+
+
+def _over(point: Point | None) -> str:
+    if point is None:
+        return ""
+    ends = "" if point.low is None or point.high is None else f" [{point.low:.2f}, {point.high:.2f}]"
+    return f"{point.value:.2f}{ends} {SIGNS.get(point.verdict, '')}".rstrip()
+
+
+def _probes(records: Sequence[Measurement]) -> list[Tables]:
     parts = [_probe(profile) for profile in profiles(records)]
     about = (
         "Generated tasks in which every answer has a known place: what is right where one step of attention "

@@ -35,5 +35,6 @@ for name in ("figure1", "table5", "table6", "table1", "table7", "classification"
 PYTHON
 )
 measure --layout swin_t --metrics growth
+measure --layout swin_t --metrics explain --modes infer --precision fp32 "$@"
 [ $failed = 0 ] || echo "some runs failed: see above, and start this again"
 exit $failed

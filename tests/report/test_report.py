@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,10 +24,12 @@ RECORDS = store.read(ROOT / "results" / "records", pytest.fail)
 EVIL = """<script>alert("x")</script>'"&</script><!--"""
 
 
-@pytest.fixture(autouse=True)
-def all_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def all_are_equal() -> Iterator[None]:
     """As if a certificate named every implementation, whatever certificates lie about."""
-    monkeypatch.setattr(speed, "speed_refusal", lambda *_, **__: "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "speed_refusal", lambda *_, **__: "")
+        yield
 
 
 class Grid(HTMLParser):
@@ -167,3 +170,15 @@ def test_the_command_writes_it(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     empty = CliRunner().invoke(command, ["--records", str(tmp_path / "empty"), "-o", str(target)])
     assert isinstance(empty.exception, AttnbenchError)
+
+
+def test_several_machines_stand_side_by_side() -> None:
+    timed = [m for m in RECORDS if m.name == "throughput" and m.cell.layout == "swin_t"]
+    here = timed[0].cell.machine
+    there = [m.model_copy(update={"cell": m.cell.model_copy(update={"machine": "made up"})}) for m in timed]
+    text = page(RECORDS + there)
+    assert "Machines side by side" in text
+    part = text.partition('id="machines"')[2].partition("</section>")[0]
+    assert f'<th scope="col">{here}</th>' in part
+    assert '<th scope="col">made up</th>' in part
+    assert "Machines side by side" not in page(RECORDS)
