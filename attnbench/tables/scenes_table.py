@@ -46,7 +46,8 @@ def scenes_table(records: Sequence[Measurement]) -> Table:
                 seeds |= {m.cell.seed for m in newest}
                 _add(table, head, name, newest)
     table.notes += [
-        "Mean over seeds, and the 95 % interval of Student's t that so few allow; the last test of each run.",
+        "Mean over seeds, and the 95 % interval of Student's t that so few allow; the last test of each run. "
+        "Over identity: the mean difference in the same seed, with its interval.",
         f"Seeds: {', '.join(map(str, sorted(seeds)))}. 'of context': classes that look alike in pairs.",
     ]
     return table
@@ -63,6 +64,10 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return mean - half, mean + half
 
 
+def _values(by_seed: dict[int, Measurement]) -> dict[int, float]:
+    return {seed: float(m.value) for seed, m in by_seed.items() if m.value is not None}
+
+
 def _add(table: Table, head: str, name: str, records: Sequence[Measurement]) -> None:
     value = metrics.get(f"{head}_training").value(name)
     column = Column.of_value(f"{head}_training", value, mode="train")
@@ -71,18 +76,28 @@ def _add(table: Table, head: str, name: str, records: Sequence[Measurement]) -> 
         if m.status == "ok" and m.value is not None:
             by_row.setdefault(m.cell.row, {})[m.cell.seed] = m
     means: list[float | None] = []
-    intervals: list[str] = []
+    intervals, above = [], []
+    floor = _values(by_row.get("identity", {}))
     for row in table.raw.index:
-        values = [float(m.value) for m in by_row.get(row, {}).values() if m.value is not None]
-        means.append(statistics.fmean(values) if values else None)
-        bounds = interval(values)
+        values = _values(by_row.get(row, {}))
+        means.append(statistics.fmean(values.values()) if values else None)
+        bounds = interval([*values.values()])
         intervals.append(f"{bounds[0]:.1f} to {bounds[1]:.1f} ({len(values)})" if bounds else DASH)
+        over = [values[seed] - floor[seed] for seed in values if seed in floor and row != "identity"]
+        ends = interval(over)
+        above.append(f"{statistics.fmean(over):+.1f} [{ends[0]:+.1f}, {ends[1]:+.1f}]" if ends else DASH)
         if values:
             table.measured[row, column.name] = next(iter(by_row[row].values()))
     table.raw[column.name] = pd.array(means, dtype="Float64")
-    name_of = f"{column.name}_interval"
-    table.raw[name_of] = pd.array(intervals, dtype="string")
-    table.columns += [column, Column(name_of, "95 % (seeds)", of=(column.name,))]
+    table.columns.append(column)
+    heading = column.heading.removesuffix(" (%)")
+    for suffix, told, texts in (
+        ("interval", "95 % (seeds)", intervals),
+        ("over_identity", "over identity", above),
+    ):
+        own = f"{column.name}_{suffix}"
+        table.raw[own] = pd.array(texts, dtype="string")
+        table.columns.append(Column(own, f"{heading}, {told}", of=(column.name,)))
     text = conditions(records[-1]).rpartition(", seed")[0]
     if text and f"Conditions: {text}." not in table.notes:
         table.notes.append(f"Conditions: {text}.")

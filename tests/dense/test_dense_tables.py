@@ -126,6 +126,14 @@ def test_scenes_have_intervals_over_seeds() -> None:
             seed=seed,
         )
         records.append(Measurement.of(cell, "miou", value, "%", details=facts))
+    floors = [
+        m.model_copy(update={"cell": m.cell.model_copy(update={"mechanism": "identity"})}) for m in records
+    ]
+    floors = [m.model_copy(update={"value": 60.0 + m.cell.seed}) for m in floors]
+    assert (
+        scenes_table(records + floors).value("bra", "sem_fpn_miou_percent_over_identity")
+        == "+11.0 [+8.5, +13.5]"
+    )
     table = scenes_table(records)
     assert table.value("bra", "sem_fpn_miou_percent") == 72.0
     assert table.value("bra", "sem_fpn_miou_percent_interval") == "67.0 to 77.0 (3)"
