@@ -9,6 +9,7 @@ Takes about half a minute, needs attnbench[report] and no network. The same reco
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from attnbench import store, tables
@@ -16,17 +17,18 @@ from attnbench.figures import save_figure
 from attnbench.figures.gallery import gallery
 from attnbench.record import Measurement
 from attnbench.report.page import page
-from attnbench.tables import render
+from attnbench.tables import probe_profile, probe_text, render
+from attnbench.tables.dense_table import DENSE_TABLES, beside_dense
 from attnbench.tables.narrow import as_text
 from attnbench.tables.paper_table import rebuilt
 from attnbench.tables.papers import PAPER_TABLES
+from attnbench.tables.scenes_table import scenes_table
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "results" / "records"
 FOLDERS = (ROOT / "results" / "tables", ROOT / "results" / "figures")
 """Nothing else lies in these: a file that no record asks for any more is removed."""
-ELSEWHERE = ("ade20k", "coco", "scenes", "probes")
-"""Tables made by commands of their own: docs/dense.md and docs/probes.md name them."""
+DENSE = ROOT / "results" / "dense" / "records"
 LAYOUT = "swin_t"
 """Of the table in README and the report."""
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->"
@@ -42,12 +44,7 @@ def main() -> int:
     only_check = parser.parse_args().check
     made = make(store.read(RECORDS, lambda line: print(f"warning: {line}", file=sys.stderr)))
     stale = [path for path, content in made.items() if not path.is_file() or path.read_bytes() != content]
-    gone = [
-        path
-        for folder in FOLDERS
-        for path in folder.glob("*")
-        if path not in made and path.stem not in ELSEWHERE
-    ]
+    gone = [path for folder in FOLDERS for path in folder.glob("*") if path not in made]
     if not only_check:
         for path in stale:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,10 +70,20 @@ def make(records: list[Measurement]) -> dict[Path, bytes]:
         made[ROOT / "results" / "tables" / f"{name}.txt"] = as_text(table).encode()
         made[ROOT / "results" / "tables" / f"{name}.md"] = render.render(table, "md").encode()
         made[ROOT / "results" / "tables" / f"{name}.csv"] = render.render(table, "csv").encode()
+    made |= {ROOT / "results" / "tables" / f"{name}.md": text.encode() for name, text in _others(records)}
     made |= _figures(ablation, records)
     readme = ROOT / "README.md"
     made[readme] = with_table(readme.read_text(encoding="utf-8"), as_text(ablation)).encode()
     return made
+
+
+def _others(records: list[Measurement]) -> Iterator[tuple[str, str]]:
+    """Tables that need one form alone: probes, dense models, scenes."""
+    yield "probes", probe_text.render(probe_profile.profiles(records), "md")
+    dense = store.read(DENSE, lambda line: print(f"warning: {line}", file=sys.stderr))
+    yield "scenes", render.render(scenes_table(dense), "md")
+    for name, spec in DENSE_TABLES.items():
+        yield name, render.render(beside_dense(spec, dense, None), "md")
 
 
 def with_table(readme: str, text: str) -> str:
