@@ -263,8 +263,9 @@ def _import(source: Source[Any]) -> ModuleType:
         raise ImportError(f"{source.path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[source.module] = module  # before it runs, so that its classes can be pickled
+    # What it prints, now or whenever it is built and run, is no part of a command's output.
+    vars(module)["print"] = _print_aside
     try:
-        # What it prints is no part of a command's output.
         with contextlib.redirect_stdout(sys.stderr), time_limit(IMPORT_LIMIT_S):
             spec.loader.exec_module(module)
     except BaseException:
@@ -275,6 +276,11 @@ def _import(source: Source[Any]) -> ModuleType:
                 del entered[name]
         raise
     return module
+
+
+def _print_aside(*values: object, **how: Any) -> None:
+    """``print``, to stderr unless told where."""
+    print(*values, **{"file": sys.stderr, **how})
 
 
 def _place(builder: Callable[..., Any]) -> str:

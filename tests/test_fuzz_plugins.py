@@ -139,8 +139,13 @@ def test_what_fails_when_it_runs_never_ends_with_success(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_what_is_printed_at_import_is_no_part_of_a_list(tmp_path: Path) -> None:
+def test_what_is_printed_is_no_part_of_what_a_program_reads(tmp_path: Path) -> None:
     path = write(tmp_path, "prints", PRINTS | {"bottom": "print('bye')"})
-    (ended,) = forked([(["list", "--format", "json", "--plugin", path], tmp_path)])
-    assert ended.status == 0, ended.err
-    assert json.loads(ended.out)
+    memory = ["memory", "row", "--layout", "swin_pico", "--device", "cpu"]
+    for command in (["list"], memory):
+        own = tmp_path / command[0]
+        own.mkdir()
+        (ended,) = forked([([*command, "--format", "json", "--plugin", path], own)])
+        assert ended.status == 0, ended.err
+        assert json.loads(ended.out)
+        assert "hello" in ended.err
