@@ -21,9 +21,17 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
+from attnbench.errors import AttnbenchError
+
 ENDED = 4
 """Exit status where the command was ended from within: by a crash, or an exit that is not its own."""
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TIME_LIMIT = "ATTNBENCH_TIME_LIMIT"
+"""Environment variable: seconds in place of every limit of :func:`time_limit`."""
+_GRACE_S = 3.0
+"""After a limit, until code that does not come back to Python is ended from outside."""
+_crash: IO[bytes] | None = None
+"""In a supervised command: where it is written at which line it was ended."""
 _ONE_INTERRUPT_S = 1.0
 """Ctrl-C reaches parent and child, and the parent passes it on: within this time it is one and the same."""
 
@@ -58,13 +66,16 @@ def supervised(run: Callable[[], int]) -> int:
         os.close(ours)
         os.close(held)
         crash.seek(0)
-        where = place_of_crash(crash.read().decode(errors="replace"))
+        last_words = crash.read().decode(errors="replace")
     if said:
         return int(said)
     if os.WIFSIGNALED(state) and os.WTERMSIG(state) in passed_on:
         signal.signal(os.WTERMSIG(state), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(state))  # whoever sent it sees what it expects
     how = ended_by(os.waitstatus_to_exitcode(state)).replace("the process", "code that it ran")
+    if last_words.startswith("Timeout ("):
+        how = f"code that it ran was not done in time, and did not let itself be interrupted ({TIME_LIMIT})"
+    where = place_of_crash(last_words)
     print(f"attnbench: error: the command was not finished: {how}{where}", file=sys.stderr)
     return ENDED
 
@@ -80,8 +91,16 @@ def _read(pipe: int) -> bytes:
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise TimeoutError in code that takes longer, at its next line of Python.
 
-    In the main thread, where signals arrive; elsewhere there is no limit.
+    A supervised command that goes on all the same, in code of another language or since it catches errors, is
+    ended a moment later. In the main thread, where signals arrive; elsewhere there is no limit.
+
+    Args:
+        seconds: the limit, unless the environment variable ATTNBENCH_TIME_LIMIT gives another.
+
+    Raises:
+        AttnbenchError: the variable is not a positive number.
     """
+    seconds = _limit(seconds)
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -90,12 +109,27 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"not done within {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # and again, for one who caught it and hangs again
+    if _crash is not None:
+        faulthandler.dump_traceback_later(seconds * 1.1 + _GRACE_S, exit=True, file=_crash.fileno())
     try:
         yield
     finally:
+        if _crash is not None:
+            faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _limit(seconds: float) -> float:
+    text = os.environ.get(TIME_LIMIT, "")
+    try:
+        chosen = float(text) if text else seconds
+    except ValueError:
+        chosen = 0.0
+    if not 0 < chosen < float("inf"):
+        raise AttnbenchError(f"{TIME_LIMIT} must be a positive number of seconds, got {text!r}")
+    return chosen
 
 
 def end_when_closed(end: int) -> None:
@@ -140,6 +174,8 @@ def place_of_crash(output: str) -> str:
 def _be_child(run: Callable[[], int], pipe: int, crash: IO[bytes]) -> NoReturn:
     """Run, say the status, and leave as any program does."""
     signal.signal(signal.SIGINT, _interrupt_once())
+    global _crash
+    _crash = crash
     faulthandler.enable(crash.fileno(), all_threads=False)
     status = run()
     os.write(pipe, str(status).encode())

@@ -71,6 +71,15 @@ WHEN_RUN = {
     "no_tensor": {"forward": "x = None"},
     "recursion": {"forward": "self.forward(x)"},
 }
+SLEEPS, COUNTS = "time.sleep(3600)", "sum(range(10**15))"
+"""The second is in C, where no signal is looked at."""
+HANGS = {
+    "import sleeps: check": ({"top": SLEEPS}, "not done within 2 s (file_import_sleeps.py:7)"),
+    "import counts: memory": ({"top": COUNTS}, "did not let itself be interrupted"),
+    "init sleeps: check": ({"init": SLEEPS}, "not done"),
+    "forward counts: check": ({"forward": COUNTS}, "did not let itself be interrupted"),
+    "forward sleeps: memory": ({"forward": SLEEPS}, "not done"),
+}
 PRINTS = {"top": "print('hello')", "init": "print('hello')", "forward": "print('hello')"}
 
 
@@ -136,6 +145,20 @@ def test_what_fails_when_it_runs_never_ends_with_success(tmp_path: Path) -> None
     assert "by design" in ended["raises: run"].err
     assert "must map" in ended["wrong_shape: run"].err
     assert "SIGSEGV" in ended["crashes: memory"].err
+
+
+@pytest.mark.slow
+def test_what_hangs_is_ended_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNBENCH_TIME_LIMIT", "2")
+    cases = []
+    for case, (change, _) in HANGS.items():
+        name, _, command = case.partition(": ")
+        own = tmp_path / case.replace(": ", "_")
+        own.mkdir()
+        cases.append((commands(write(tmp_path, name.replace(" ", "_"), change))[command], own))
+    for (case, (_, told)), ended in zip(HANGS.items(), forked(cases), strict=True):
+        assert fault(ended) == "", case
+        assert told in ended.out + ended.err, case
 
 
 @pytest.mark.slow

@@ -14,7 +14,10 @@ from attnbench.harness.models.build import build
 from attnbench.harness.setting import Setting, make_batch, make_step
 from attnbench.layouts import get_layout
 from attnbench.record import Cell
+from attnbench.supervision import time_limit
 
+LIMIT_S = 900.0
+"""For a point."""
 _SHARE = 0.8
 """Of the memory that is free: a step whose estimate is larger is not run."""
 
@@ -41,10 +44,15 @@ def sweep(
         setting: the conditions; its resolution is replaced.
         resolutions: pixels a side.
         only_estimate: run nothing.
+
+    Raises:
+        TimeoutError: a mechanism hangs.
     """
     for side in resolutions:
         here = replace(setting, resolution=side)
-        yield _point(cell.model_copy(update={"resolution": side}), here, only_estimate)
+        with time_limit(LIMIT_S):
+            point = _point(cell.model_copy(update={"resolution": side}), here, only_estimate)
+        yield point
 
 
 def _point(cell: Cell, setting: Setting, only_estimate: bool) -> Point:
