@@ -1,6 +1,6 @@
 """Five groups that every step splits into, whatever names its file chose: where its time goes, side by side.
 
-Within the attention: *projections* are operators of a submodule that holds learned weights of its own
+Within the attention: *projections* are operators of a submodule that holds a ``weight`` of its own
 (``qkv``, ``proj``, a depth-wise convolution); *data movement* those that only copy, gather or reorder; the
 *attention core* is what remains, products, softmax, routing. Then *other layers* of the blocks (norms, MLP,
 residuals) and the *rest of the model* (stem, merging, head). What no operator accounts for is ``outside``.

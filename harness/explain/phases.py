@@ -17,7 +17,7 @@ class Place(NamedTuple):
 
     ``block``: path of the block in the model, empty outside of blocks; ``part``: ``attention``, ``block``
     (the block's rest) or ``model`` (outside of blocks); ``learned``: in a submodule of the attention that
-    holds parameters of its own, as a linear layer does.
+    holds a ``weight`` of its own, as a linear layer does.
     """
 
     block: str
@@ -37,10 +37,12 @@ class Places:
         paths = {id(module): path for path, module in model.named_modules()}
         self.attentions = [paths[id(attention)] for attention in model.attentions()]
         self.blocks = [path.rpartition(".")[0] for path in self.attentions]
+        # What a layer of torch's or like torch's calls ``weight``; a module that holds a table of position
+        # biases only may be an attention itself.
         self._learned = {
             path
             for path, module in model.named_modules()
-            if next(module.parameters(recurse=False), None) is not None
+            if "weight" in dict(module.named_parameters(recurse=False))
         }
 
     def of(self, origin: Origin) -> Place:

@@ -47,6 +47,19 @@ def test_products_with_weights_copies_and_the_rest_of_the_attention_are_told_apa
     assert {"patch_embed", "merging", "head"} <= {phase for phase, _ in groups[MODEL]}
 
 
+@pytest.mark.parametrize("mechanism", ["sequential_axial", "cross_shaped"])
+def test_an_attention_inside_an_attention_is_no_projection(mechanism: str) -> None:
+    """Both attend in submodules that hold a table of position biases, or may."""
+    model = create_model("swin_pico", mechanism, impl="eager")
+    operators = record(make_step(model, model.layout, SETTING), model)
+    products = {group: sum(op.macs for op in operators if group_of(op) == group) for group in GROUPS}
+    assert products[CORE] == sum(
+        op.macs for op in operators if op.place.part == "attention" and op.name == "aten::bmm"
+    )
+    assert products[CORE] > 0
+    assert products[PROJECTIONS] > 0
+
+
 def explained(name: str, steps: list[float], **seconds: float) -> Explained:
     """A model of one operator for each group, each of them a little slower in every other round."""
     places = {
