@@ -1,7 +1,8 @@
 """The part of the report that says where the time of a step goes, with the machine's roofline."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from attnbench.report.vega import FAINT, INK, Chart, alt, themed, tip
 from attnbench.tables.points import GROUPS
@@ -15,6 +16,8 @@ ABOUT = (
 HEADS = ("mechanism", "step, ms", "times as long", "FLOP/byte, core", "of the roof, core", "why")
 _LOG = alt.Axis(values=[d * 10.0**e for e in range(-2, 5) for d in (1, 3)], format="~g")
 """Of an axis that spans decades: a line for each tick of the default would be a mesh."""
+_ROOM = (0.3, 0.06)
+"""Of a name: its width and height as parts of what the points span."""
 _COLOURS = ("var(--slower)", "var(--static)", "var(--image)", "var(--rule)", "var(--grid)")
 
 
@@ -31,7 +34,7 @@ def bars(found: Sequence[Spent], number: int) -> Chart:
     ]
     names = list(found[0].parts)
     y = alt.Y("title:N", sort=[one.title for one in found], title=None, axis=alt.Axis(labelLimit=220))
-    room = max(end["ms"] for end in ends) * 1.3  # for the text behind the longest
+    room = max(end["ms"] for end in ends) * 1.6  # for the text behind the longest
     x = alt.X("ms:Q", title="ms a step", scale=alt.Scale(domain=[0, room], nice=False))
     chart = alt.layer(
         alt.Chart(alt.Data(values=rows, name=f"spent{number}"))
@@ -42,7 +45,7 @@ def bars(found: Sequence[Spent], number: int) -> Chart:
             color=alt.Color(
                 "group:N",
                 scale=alt.Scale(domain=names, range=list(_COLOURS[: len(names)])),
-                legend=alt.Legend(orient="bottom", title=None, columns=3),
+                legend=alt.Legend(orient="bottom", title=None, columns=2),
             ),
             order=alt.Order("at:Q"),
             tooltip=tip("title:N", "group:N", "ms:Q", "share:Q"),
@@ -76,6 +79,8 @@ def roofline(found: Sequence[Spent], number: int) -> Chart | None:
         }
         for one in shown
     ]
+    for row, named in zip(rows, _with_room(rows), strict=True):
+        row["named"] = named
     left, right = (
         min(row["x"] for row in rows) / 1.5,
         max(*(row["x"] for row in rows), peak / bandwidth) * 1.5,
@@ -91,7 +96,12 @@ def roofline(found: Sequence[Spent], number: int) -> Chart | None:
         base.mark_point(filled=True, size=55, opacity=1, fill="var(--faster)").encode(
             x=x, y=y, tooltip=tip("title:N", "group:N", "x:Q", "y:Q", "roof:Q")
         ),
-        base.mark_text(align="left", dx=6, fontSize=9, fill=INK).encode(x=x, y=y, text="title:N"),
+        *(
+            base.mark_text(align=align, dx=dx, fontSize=9, fill=INK)
+            .transform_filter(f"datum.named && {test}")
+            .encode(x=x, y=y, text="title:N")
+            for align, dx, test in _sides(math.sqrt(left * right))
+        ),
     ).properties(width="container", height=340)
     best = max(shown, key=lambda one: one.core.of_roof)
     least = min(shown, key=lambda one: one.core.of_roof)
@@ -99,9 +109,30 @@ def roofline(found: Sequence[Spent], number: int) -> Chart | None:
         f"The line is the machine's roofline: {peak / 1e9:,.0f} GFLOP/s of a matrix product and "
         f"{bandwidth / 1e9:,.1f} GB/s of a triad, the best of those measured before each mechanism. "
         f"{best.title} comes nearest to it ({best.core.of_roof:.0%}), {least.title} stays farthest "
-        f"({least.core.of_roof:.0%})."
+        f"({least.core.of_roof:.0%}). Names stand where there is room; point at the others for theirs."
     )
     return themed(f"roofline{number}", "Attention cores under the roofline", says, chart)
+
+
+def _sides(middle: float) -> tuple[tuple[Literal["left", "right"], int, str], ...]:
+    """Where names stand: behind a point left of the middle, before one right of it."""
+    return ("left", 6, f"datum.x < {middle}"), ("right", -6, f"datum.x >= {middle}")
+
+
+def _with_room(rows: Sequence[dict[str, Any]]) -> list[bool]:
+    """Whether a name fits beside its point, those at the ends of the share of the roof first."""
+    spans = [max(math.log(max(r[k] for r in rows) / min(r[k] for r in rows)), 1e-9) for k in ("x", "y")]
+    middle = sorted(row["roof"] for row in rows)[len(rows) // 2]
+    kept: list[int] = []
+    for i in sorted(range(len(rows)), key=lambda i: -abs(rows[i]["roof"] - middle)):
+        apart = [
+            abs(math.log(rows[i]["x"] / rows[j]["x"])) / spans[0] > _ROOM[0]
+            or abs(math.log(rows[i]["y"] / rows[j]["y"])) / spans[1] > _ROOM[1]
+            for j in kept
+        ]
+        if all(apart):
+            kept.append(i)
+    return [i in kept for i in range(len(rows))]
 
 
 def rows(found: Sequence[Spent]) -> tuple[list[str], list[list[str]]]:
@@ -112,8 +143,13 @@ def rows(found: Sequence[Spent]) -> tuple[list[str], list[list[str]]]:
     for one in found:
         core = [f"{one.core.intensity:.1f}", f"{one.core.of_roof:.0%}"] if one.core.seconds else ["", ""]
         cells = [_cell(one.parts[name]) for name in names]
-        body.append([one.title, f"{one.step_s * 1e3:.1f}", one.beside, *cells, *core, one.diagnosis])
+        body.append([one.title, f"{one.step_s * 1e3:.1f}", one.beside, *cells, *core, _why(one)])
     return heads, body
+
+
+def _why(one: Spent) -> str:
+    """The diagnosis without what the other columns say."""
+    return one.diagnosis.partition(": ")[2] or one.diagnosis
 
 
 def _cell(part: Part) -> str:
