@@ -58,6 +58,8 @@ class Certificate(BaseModel):
     versions: dict[str, str]
     options: dict[str, Any] = Field(default_factory=dict)
     """Options it was checked with, besides its defaults."""
+    goldens: list[str] = Field(default_factory=list)
+    """Golden cases of official code that the source says it equals; ``attnbench check --golden`` compares."""
     implementations: dict[str, list[str]] = Field(default_factory=dict)
     """Those that equalled eager, output and every gradient, each with where: ``cpu float32``, ...; where an
     implementation has no gradients, ``cpu float32 infer``, ..."""
@@ -77,6 +79,7 @@ class Certificate(BaseModel):
             versions={name: importlib.metadata.version(name) for name in ("attnbench", "torch")}
             | {"python": platform.python_version()},
             options=beyond_defaults(spec.name, options or {}),
+            goldens=list(spec.facts.goldens),
             implementations=_compared(results),
             results=[asdict(result) for result in results],
         )

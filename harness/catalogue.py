@@ -1,6 +1,7 @@
 """The catalogue: all mechanisms on one page, as text for a terminal, as Markdown for docs/mechanisms.md."""
 
 import inspect
+import itertools
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -32,7 +33,9 @@ device, dtype and shape where the mechanism can tell, else the first; any can ru
 In a picture, a map of {SIDE} × {SIDE} tokens, the marks ▸ and ▾ point at the row and column of one query;
 black are the tokens that its output depends on, through attention or a local term, with the settings of the
 first and of the third stage. Of a dynamic pattern it is what one image of noise gives; where every token has
-some influence, black are those with more than average."""
+some influence, black are those with more than average.
+
+What official code each equals on its golden cases, and the options for it: [equality.md](equality.md)."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Entry:
         parameters, macs: of the model in the Swin-T layout at 224 × 224; ``None`` where they cannot be had.
         drawn: see :func:`attnbench.harness.pattern_pictures.pictures`.
         certificate: whether it passed the conformance suite as it is.
+        code, differs: from the docstring of its file: what it was written from and equals, and what differs.
     """
 
     spec: MechanismSpec
@@ -53,6 +57,8 @@ class Entry:
     macs: int | None
     drawn: list[tuple[str, list[str]]] = field(default_factory=list)
     certificate: str = ""
+    code: str = ""
+    differs: str = ""
 
     def facts(self) -> dict[str, str]:
         """All but summary and pictures, by heading."""
@@ -63,6 +69,9 @@ class Entry:
             "Pattern": PATTERNS.get(facts.pattern, ""),
             "Complexity": facts.complexity,
             "Cost": self.cost,
+            "Code": self.code,
+            "Golden cases": ", ".join(facts.goldens),
+            "Differs": self.differs,
             "Swin-T layout": self._size(),
             "Settings": settings,
             "Implementations": ", ".join(facts.impls),
@@ -110,6 +119,8 @@ def entry(spec: MechanismSpec) -> Entry:
         macs=macs,
         drawn=pictures(spec),
         certificate=certificates.status(spec),
+        code=_paragraph(spec, "Code:"),
+        differs=_paragraph(spec, "Differs"),
     )
 
 
@@ -153,6 +164,18 @@ def _section(item: Entry) -> str:
     if item.drawn:
         lines += ["", "```text", *side_by_side(item.drawn), "```"]
     return "\n".join([*lines, ""])
+
+
+def _paragraph(spec: MechanismSpec, begin: str) -> str:
+    """What the docstring of a mechanism's file says from a line that begins so, up to the next such line."""
+    lines = (inspect.getdoc(inspect.getmodule(spec.load())) or "").splitlines()
+    at = next((i for i, line in enumerate(lines) if line.startswith(begin)), len(lines))
+    rest = itertools.takewhile(lambda line: not _BEGINS.match(line), lines[at + 1 :])
+    text = " ".join([*lines[at : at + 1], *rest]).removeprefix(begin).lstrip(" :")
+    return " ".join(text.replace("``", "`").split())
+
+
+_BEGINS = re.compile(r"(Paper|Code|Settings|Differs\b.*?):|$")
 
 
 def _cost(document: str) -> str:
