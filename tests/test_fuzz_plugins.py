@@ -78,6 +78,7 @@ HANGS = {
     "import counts: memory": ({"top": COUNTS}, "did not let itself be interrupted"),
     "init sleeps: check": ({"init": SLEEPS}, "not done"),
     "forward counts: check": ({"forward": COUNTS}, "did not let itself be interrupted"),
+    "forward sleeps: run": ({"forward": SLEEPS}, "not done within 2 s"),
     "forward sleeps: memory": ({"forward": SLEEPS}, "not done"),
 }
 PRINTS = {"top": "print('hello')", "init": "print('hello')", "forward": "print('hello')"}

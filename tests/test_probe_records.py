@@ -7,7 +7,9 @@ import pytest
 from attnbench import registry, seeds, store
 from attnbench.tables.probe_profile import Profile, Row, profiles
 
-PROFILES = {p.probe: p for p in profiles(store.read(Path(__file__).parents[1] / "results" / "records", pytest.fail))}
+PROFILES = {
+    p.probe: p for p in profiles(store.read(Path(__file__).parents[1] / "results" / "records", pytest.fail))
+}
 DENSE = "retrieval_dense"
 SEED_MECHANISMS = (
     "full", "shifted_window", "sliding_window", "spatially_separable", "sequential_axial", "criss_cross",

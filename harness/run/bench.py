@@ -1,5 +1,6 @@
 """One cell in, its measurements out: every metric but those that are measured by the group."""
 
+import contextlib
 from dataclasses import dataclass, field
 
 from attnbench import metrics
@@ -9,6 +10,7 @@ from attnbench.harness.run.plan import Request
 from attnbench.harness.setting import Setting
 from attnbench.harness.workers.isolation import InProcess, Workers
 from attnbench.record import Cell, Measurement
+from attnbench.supervision import time_limit
 
 
 def place(request: Request) -> InProcess | Workers:
@@ -36,7 +38,9 @@ class Bench:
 
     def measure(self, cell: Cell) -> list[Measurement]:
         """The measurements of a cell, with the state of the process."""
-        found = metrics.get(cell.metric).measure(cell, self)
+        here = self.request.in_process  # a worker that takes too long is ended by who waits for it
+        with time_limit(self.request.limit_s) if here else contextlib.nullcontext():
+            found = metrics.get(cell.metric).measure(cell, self)
         facts = environment.state() | environment.isolation(self.request.in_process)
         return [m.model_copy(update={"environment": facts}) for m in found]
 

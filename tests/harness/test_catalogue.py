@@ -31,7 +31,10 @@ def test_every_entry_is_complete(entries: list[catalogue.Entry]) -> None:
     for entry in entries:
         facts = entry.facts()
         missing = [heading for heading in facts if not facts[heading]]
-        assert set(missing) <= {"Settings", "Certificate", "Golden cases", "Differs"}, (entry.spec.name, missing)
+        assert set(missing) <= {"Settings", "Certificate", "Golden cases", "Differs"}, (
+            entry.spec.name,
+            missing,
+        )
         assert entry.drawn
         assert "`" not in "".join(line for _, lines in entry.drawn for line in lines)
         assert ":class:" not in entry.cost + entry.summary
