@@ -11,7 +11,8 @@ from pathlib import Path
 def main(folder: Path) -> None:
     """Fail unless the newest wheel in ``folder`` lists what the checkout lists."""
     wheel = max(folder.glob("attnbench-*.whl"), key=os.path.getmtime)
-    expected = {path.stem for path in Path("mechanisms").glob("[!_]*.py")}
+    files = (*Path("mechanisms").glob("[!_]*.py"), *Path("mechanisms").glob("[!_]*/__init__.py"))
+    expected = {path.parent.name if path.stem == "__init__" else path.stem for path in files}
     with tempfile.TemporaryDirectory() as scratch:
         zipfile.ZipFile(wheel).extractall(scratch)
         code = (
@@ -28,7 +29,7 @@ def main(folder: Path) -> None:
             text=True,
         ).stdout.splitlines()
         assert output[0].startswith(str(Path(scratch).resolve())), f"not the wheel's code: {output[0]}"
-        assert set(output[1].split()) == expected, f"the wheel lacks {expected - set(output[1].split())}"
+        assert set(output[1].split()) == expected, f"not alike: {expected ^ set(output[1].split())}"
     print(f"{wheel.name}: {len(expected)} mechanisms")
 
 
