@@ -131,6 +131,8 @@ def imagenet(profile: Profile) -> str:
     if len(both) < 4:
         return ""
     ours = [mean.value for name in both if (mean := profile.rows[name].mean("accuracy"))]
+    if len(set(ours)) < 2:
+        return "All mechanisms published for ImageNet stand alike here: there is no rank to compare."
     tau, low, high = seeds.kendall(ours, [top1[name] for name in both])
     return (
         f"Kendall's τ with the published ImageNet accuracy of {len(both)} mechanisms "
