@@ -30,6 +30,9 @@ TIME_LIMIT = "ATTNBENCH_TIME_LIMIT"
 """Environment variable: seconds in place of every limit of :func:`time_limit`."""
 _GRACE_S = 3.0
 """After a limit, until code that does not come back to Python is ended from outside."""
+_SOON_S = 0.001
+_ends: list[tuple[float, float]] = []
+"""Of the limits that are on, the innermost last: when it ends, and how long it was."""
 _crash: IO[bytes] | None = None
 """In a supervised command: where it is written at which line it was ended."""
 _ONE_INTERRUPT_S = 1.0
@@ -109,16 +112,27 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"not done within {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # and again, for one who caught it and hangs again
-    if _crash is not None:
-        faulthandler.dump_traceback_later(seconds * 1.1 + _GRACE_S, exit=True, file=_crash.fileno())
+    _ends.append((time.monotonic() + seconds, seconds))
+    _arm()
     try:
         yield
     finally:
-        if _crash is not None:
-            faulthandler.cancel_dump_traceback_later()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _ends.pop()
         signal.signal(signal.SIGALRM, before)
+        _arm()
+
+
+def _arm() -> None:
+    """Set the alarm, and what ends the process after it, for the innermost limit, if there is one."""
+    if not _ends:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+        return
+    end, seconds = _ends[-1]
+    left = max(end - time.monotonic(), _SOON_S)
+    signal.setitimer(signal.ITIMER_REAL, left, 1.0)  # and again, for one who caught it and hangs again
+    if _crash is not None:
+        faulthandler.dump_traceback_later(left + 0.1 * seconds + _GRACE_S, exit=True, file=_crash.fileno())
 
 
 def _limit(seconds: float) -> float:

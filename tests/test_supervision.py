@@ -87,6 +87,16 @@ def test_time_limit_ends_what_hangs() -> None:
         time.sleep(60)
 
 
+def test_a_limit_within_a_limit_leaves_the_outer_on() -> None:
+    def hang() -> None:
+        with time_limit(60):
+            pass
+        time.sleep(60)
+
+    with pytest.raises(TimeoutError, match=r"not done within 0\.5 s"), time_limit(0.5):
+        hang()
+
+
 def test_words_for_an_end() -> None:
     assert ended_by(-signal.SIGKILL) == "killed (SIGKILL), perhaps for want of memory"
     assert ended_by(3) == "the process ended with status 3"
