@@ -6,6 +6,7 @@ The slow tests train small models, about five seconds each on an idle core. None
 import json
 from functools import cache
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -72,10 +73,10 @@ def cell(mechanism: str, probe: str = DENSE, **fields: object) -> Cell:
 
 
 @cache
-def trained(mechanism: str, **options: object) -> dict[str, float]:
+def trained(mechanism: str, seed: int = 0, **options: object) -> dict[str, float]:
     """Values of a mechanism trained on dense retrieval at the rate that its grid chooses in results/."""
     torch.set_num_threads(1)
-    of = cell(mechanism, options=options)
+    of = cell(mechanism, seed=seed, options=options)
     found = measure.measure(of, campaign.budget_of(DENSE), rates=(3e-3,))
     return {m.name: float(m.value) for m in found if m.value is not None}
 
@@ -91,9 +92,9 @@ def test_full_attention_answers_everything() -> None:
 
 @pytest.mark.slow
 def test_windows_answer_what_lies_in_a_window_and_guess_what_no_window_reaches() -> None:
-    found = trained("shifted_window")
-    assert found["one_hop"] > 90  # of one seed; the mean of those in results/ is held to 95
-    assert near(found["out_of_reach"])
+    found = [trained("shifted_window", seed) for seed in range(3)]  # one of five answers 92 %
+    assert median(of_seed["one_hop"] for of_seed in found) > 95
+    assert all(near(of_seed["out_of_reach"]) for of_seed in found)
 
 
 @pytest.mark.slow
