@@ -65,6 +65,11 @@ class Layout:
         if self.stem == "overlapped" and self.patch_size != 4:
             raise AttnbenchError(f"an overlapped stem has a stride of 4, got patch_size {self.patch_size}")
 
+    @property
+    def merges(self) -> bool:
+        """Whether it has more than one stage, so that tokens are merged on the way."""
+        return len(self.depths) > 1
+
     def dim(self, stage: int) -> int:
         """Channels of a stage."""
         return int(self.embed_dim * 2**stage)

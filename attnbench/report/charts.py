@@ -6,11 +6,11 @@ text, never as markup.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from attnbench.figures.figure1 import Bar
 from attnbench.figures.pareto import Cost, Quality
-from attnbench.report.vega import FAINT, INK, Chart, alt, themed, tip
+from attnbench.report.vega import FAINT, INK, Chart, alt, names_beside, themed, tip
 from attnbench.tables.points import GROUPS, SETTING_TITLES, SETTINGS, Line, Point, front
 
 VERDICTS = ("faster", "slower", "cannot tell", "baseline")
@@ -22,7 +22,6 @@ _GROUP_SHAPES = {
     "baseline": "diamond",
     "": "triangle-down",
 }
-_SIDES: tuple[tuple[Literal["left", "right"], int], ...] = (("left", 7), ("right", -7))
 
 
 def speed(by_setting: dict[tuple[str, str], list[Point]], baseline: str) -> Chart | None:
@@ -133,13 +132,7 @@ def pareto(cost: Cost, quality: Quality, number: int) -> Chart | None:
         base.mark_point(filled=True, size=60, opacity=1).encode(
             x=x_axis, y=y_axis, color=colour, shape=shape, tooltip=told
         ),
-        *(
-            base.mark_text(align=align, dx=dx, dy=-6, fontSize=10, fill=INK)
-            .transform_filter(f"datum.front && datum.name_at == '{align}'")
-            .encode(x=x_axis, y=y_axis, text="title:N")
-            for align, dx in _SIDES
-            if any(point["front"] and point["name_at"] == align for point in points)
-        ),
+        *names_beside(base, x_axis, y_axis, points, "front", dy=-6, fontSize=10),
     ).properties(width="container", height=300)
     best = ", ".join(points[i]["title"] for i in kept)
     title = f"{quality.title.partition(' (')[0]} against {cost.title.partition(' (')[0]}".replace("\n", " ")

@@ -14,7 +14,7 @@ from attnbench.report import charts as draw
 from attnbench.report import spent as spent_part
 from attnbench.report.vega import Chart
 from attnbench.tables.ablation import ablation
-from attnbench.tables.grid import SIGNS
+from attnbench.tables.grid import with_interval
 from attnbench.tables.growth import recorded
 from attnbench.tables.paper_table import rebuilt
 from attnbench.tables.papers import get_paper_table
@@ -112,8 +112,9 @@ def _ablation(machine: str, table: Table, records: Sequence[Measurement]) -> Tab
 def _over(point: Point | None) -> str:
     if point is None:
         return ""
-    ends = "" if point.low is None or point.high is None else f" [{point.low:.2f}, {point.high:.2f}]"
-    return f"{point.value:.2f}{ends} {SIGNS.get(point.verdict, '')}".rstrip()
+    if point.low is None or point.high is None:
+        return f"{point.value:.2f}"
+    return with_interval(point.value, point.low, point.high, point.verdict)
 
 
 def _probes(records: Sequence[Measurement]) -> list[Tables]:

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from attnbench.report.vega import FAINT, INK, Chart, alt, themed, tip
+from attnbench.report.vega import FAINT, INK, Chart, alt, names_beside, themed, tip
 from attnbench.tables.points import GROUPS
 from attnbench.tables.time_spent import Part, Spent
 
@@ -79,12 +79,13 @@ def roofline(found: Sequence[Spent], number: int) -> Chart | None:
         }
         for one in shown
     ]
-    for row, named in zip(rows, _with_room(rows), strict=True):
-        row["named"] = named
     left, right = (
         min(row["x"] for row in rows) / 1.5,
         max(*(row["x"] for row in rows), peak / bandwidth) * 1.5,
     )
+    for row, named in zip(rows, _with_room(rows), strict=True):
+        row["named"] = named
+        row["name_at"] = "left" if row["x"] < math.sqrt(left * right) else "right"
     roof = [{"x": x, "y": min(peak, x * bandwidth) / 1e9} for x in sorted((left, peak / bandwidth, right))]
     x = alt.X("x:Q", scale=alt.Scale(type="log", nice=False), title="FLOP per byte moved", axis=_LOG)
     y = alt.Y("y:Q", scale=alt.Scale(type="log", nice=False, padding=12), title="GFLOP/s reached", axis=_LOG)
@@ -96,12 +97,7 @@ def roofline(found: Sequence[Spent], number: int) -> Chart | None:
         base.mark_point(filled=True, size=55, opacity=1, fill="var(--faster)").encode(
             x=x, y=y, tooltip=tip("title:N", "group:N", "x:Q", "y:Q", "roof:Q")
         ),
-        *(
-            base.mark_text(align=align, dx=dx, fontSize=9, fill=INK)
-            .transform_filter(f"datum.named && {test}")
-            .encode(x=x, y=y, text="title:N")
-            for align, dx, test in _sides(math.sqrt(left * right))
-        ),
+        *names_beside(base, x, y, rows, "named", fontSize=9),
     ).properties(width="container", height=340)
     best = max(shown, key=lambda one: one.core.of_roof)
     least = min(shown, key=lambda one: one.core.of_roof)
@@ -112,11 +108,6 @@ def roofline(found: Sequence[Spent], number: int) -> Chart | None:
         f"({least.core.of_roof:.0%}). Names stand where there is room; point at the others for theirs."
     )
     return themed(f"roofline{number}", "Attention cores under the roofline", says, chart)
-
-
-def _sides(middle: float) -> tuple[tuple[Literal["left", "right"], int, str], ...]:
-    """Where names stand: behind a point left of the middle, before one right of it."""
-    return ("left", 6, f"datum.x < {middle}"), ("right", -6, f"datum.x >= {middle}")
 
 
 def _with_room(rows: Sequence[dict[str, Any]]) -> list[bool]:

@@ -1,6 +1,7 @@
 """What all charts of the report share: Altair, how a chart is themed, and what is told at the pointer."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 from attnbench.errors import ImplementationError
 
@@ -11,9 +12,10 @@ except ImportError as error:
         f"the report needs altair, which does not import ({error}); install attnbench[report]"
     ) from error
 
-__all__ = ["FAINT", "INK", "Chart", "alt", "themed", "tip"]
+__all__ = ["FAINT", "INK", "Chart", "alt", "names_beside", "themed", "tip"]
 
 INK, FAINT = "var(--ink)", "var(--rule)"
+_SIDES: tuple[tuple[Literal["left", "right"], int], ...] = (("left", 7), ("right", -7))
 
 
 class Chart(NamedTuple):
@@ -59,6 +61,19 @@ def _told(name: str, kind: str) -> Any:
     if kind == "Q":
         return alt.Tooltip(f"{name}:Q", title=title, format=".4~g")
     return alt.Tooltip(f"{name}:N", title=title)
+
+
+def names_beside(
+    base: Any, x: Any, y: Any, points: Sequence[dict[str, Any]], shown: str, **style: Any
+) -> list[Any]:
+    """Titles beside points, on the side that ``name_at`` says, of those whose field ``shown`` is true."""
+    return [
+        base.mark_text(align=align, dx=dx, fill=INK, **style)
+        .transform_filter(f"datum.{shown} && datum.name_at == '{align}'")
+        .encode(x=x, y=y, text="title:N")
+        for align, dx in _SIDES
+        if any(point[shown] and point["name_at"] == align for point in points)
+    ]
 
 
 def themed(name: str, title: str, says: str, chart: Any) -> Chart:

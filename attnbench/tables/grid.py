@@ -20,6 +20,11 @@ _DIGITS = 3
 _STATUS = {"out_of_memory": "OOM", "failed": "failed", "crashed": "crash", "timed_out": "time"}
 
 
+def with_interval(ratio: float, low: float, high: float, verdict: str) -> str:
+    """``1.36 [1.32, 1.39] ▼``: a ratio, the ends of its 95 % interval and the sign of the verdict."""
+    return f"{ratio:.2f} [{low:.2f}, {high:.2f}] {SIGNS.get(verdict, '')}".rstrip()
+
+
 @dataclass(frozen=True)
 class Head:
     """A column.

@@ -32,7 +32,7 @@ class Preview:
         """Raise UnknownNameError for a column that the table will not have, before anything is measured."""
         if not columns:
             return
-        known = {column.name for column in self._planned} | {"implementation"}
+        known = {"implementation"}
         for name in self._chosen["metrics"]:
             known |= {column.name for column in _columns(metrics.get(name), self._chosen, every=True)}
         if self._records.is_dir() and (table := self._table(self._read())):

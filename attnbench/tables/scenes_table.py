@@ -3,7 +3,6 @@
 ``identity`` is the floor: what lies above it is what attention carried beyond the reach of the head.
 """
 
-import math
 import statistics
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from attnbench import metrics
 from attnbench.errors import AttnbenchError
 from attnbench.heads import DETECTORS, HEADS
 from attnbench.record import Measurement
+from attnbench.seeds import mean
 from attnbench.tables.conditions import conditions
 from attnbench.tables.render import DASH, Column, Table
 
@@ -57,11 +57,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """95 % interval of the mean of independent values; ``None`` for fewer than two."""
     if len(values) < 2:
         return None
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.fmean(values)
-    return mean - half, mean + half
+    found = mean(values)
+    return found.value - found.half_width, found.value + found.half_width
 
 
 def _values(by_seed: dict[int, Measurement]) -> dict[int, float]:

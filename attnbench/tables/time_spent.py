@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from attnbench.record import Measurement
 from attnbench.tables.conditions import conditions
-from attnbench.tables.grid import SIGNS
+from attnbench.tables.grid import with_interval
 from attnbench.tables.points import group_of
 from attnbench.tables.render import title_of
 
@@ -62,11 +62,8 @@ class Spent:
 
     @property
     def beside(self) -> str:
-        """``1.36 [1.32, 1.39] ▼``: times as long as the baseline's, and the sign of the verdict."""
-        if self.times is None:
-            return "1"
-        ratio, low, high = self.times
-        return f"{ratio:.2f} [{low:.2f}, {high:.2f}] {SIGNS.get(self.verdict, '')}".strip()
+        """Times as long as the baseline's, with interval and verdict."""
+        return "1" if self.times is None else with_interval(*self.times, self.verdict)
 
 
 def spent(records: Sequence[Measurement], layout: str | None) -> dict[str, list[Spent]]:

@@ -176,14 +176,9 @@ def flex_attention_backward(query: Shape, key: Shape, value: Shape, *_: Any, **_
     return _attention_backward(query[0] * query[1] * query[2] * key[2], query[-1], value[-1])
 
 
-def sdpa_on_cpu(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
-    """torch's fused attention on a CPU, on (B, heads, L, d): its counter knows those of CUDA only."""
-    return _attention(prod(query[:-1]) * key[-2], query[-1], value[-1])
-
-
 def sdpa_on_cpu_backward(grad_out: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
-    """Its backward pass."""
-    return _attention_backward(prod(query[:-1]) * key[-2], query[-1], value[-1])
+    """torch's fused attention on a CPU, unknown to torch's counter; forward it is as flex attention."""
+    return flex_attention_backward(query, key, value)
 
 
 def free(*_: Any, **__: Any) -> int:
@@ -215,7 +210,7 @@ def _pairs(
 
 
 _OPTIONAL: dict[str, Formula] = {
-    "aten::_scaled_dot_product_flash_attention_for_cpu": sdpa_on_cpu,
+    "aten::_scaled_dot_product_flash_attention_for_cpu": flex_attention,
     "aten::_scaled_dot_product_flash_attention_for_cpu_backward": sdpa_on_cpu_backward,
     "xformers_flash::flash_fwd": flash_attention,
     "xformers_flash::flash_bwd": flash_attention_backward,

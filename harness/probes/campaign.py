@@ -85,12 +85,12 @@ def conditions(
 def _check(spec: DatasetSpec, layout: Layout) -> None:
     """Raise AttnbenchError for a probe that a layout cannot answer."""
     cells = f"take one of {', '.join(name for name in layouts.names() if _of_cells(get_layout(name)))}"
-    if len(layout.depths) == 1 and layout.patch_size != CELL:
+    if not layout.merges and layout.patch_size != CELL:
         raise AttnbenchError(
             f"a cell has {CELL} pixels, a token of {layout.name} {layout.patch_size}: {cells}"
         )
     probe: Any = spec.load()
-    if len(layout.depths) > 1 and not probe.of_picture:
+    if layout.merges and not probe.of_picture:
         raise AttnbenchError(
             f"{spec.name} asks single cells; {layout.name}, of {len(layout.depths)} stages, answers for the "
             f"picture: {cells}"
@@ -98,7 +98,7 @@ def _check(spec: DatasetSpec, layout: Layout) -> None:
 
 
 def _of_cells(layout: Layout) -> bool:
-    return len(layout.depths) == 1 and layout.patch_size == CELL
+    return not layout.merges and layout.patch_size == CELL
 
 
 def plan(request: Request) -> Iterator[Cell]:

@@ -63,7 +63,7 @@ def measure(cell: Cell, budget: Budget, rates: Sequence[float] = ()) -> list[Mea
     tried = [_attempt(cell, probe, budget, rate, device) for rate in (rates or budget.rates)]
     best = max(tried, key=lambda attempt: (attempt.validation, -attempt.trained.loss))
     draw = pictures(type(probe), probe.side, "test", TEST_PICTURES, probe.side, str(device))
-    if len(best.model.layout.depths) > 1:
+    if best.model.layout.merges:
         draw = draw.whole()
     dynamic = get(cell.mechanism).facts.pattern != "static"
     scores = score(best.model, probe, draw, dynamic=dynamic)
@@ -98,7 +98,7 @@ def build(cell: Cell, probe: Probe) -> Backbone:
     torch.manual_seed(cell.seed)
     spec = spec_on_rung(get(cell.mechanism), cell.options.get("rung", probe.rung))
     options = {name: value for name, value in cell.options.items() if name != "rung"}
-    pool = "avg" if len(layout.depths) > 1 else ""
+    pool = "avg" if layout.merges else ""
     model = Backbone(layout, spec, impl=cell.impl, options=options, global_pool=pool)
     for part in model.modules():
         if isinstance(part, nn.Linear):
@@ -140,6 +140,6 @@ def _details(
         "shares": scores.shares,
         "answers": scores.answers,
         "chance": probe.chance,
-        "floor": probe.floor if len(best.model.layout.depths) == 1 else None,  # stages merge
+        "floor": None if best.model.layout.merges else probe.floor,
         "parameters": sum(p.numel() for p in best.model.parameters()),
     }
