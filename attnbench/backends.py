@@ -50,7 +50,7 @@ def _probe_xformers() -> Callable[..., Any] | str:
         import torch
         from xformers.ops import memory_efficient_attention
     except Exception as error:  # a binary built for another torch fails in many ways
-        return f"xformers does not import ({_first_line(error)}); install attnbench[xformers]"
+        return _not_imported("xformers", error)
 
     def attention(q: Any, k: Any, v: Any, *, scale: float, bias: Any = None, impl: str = "xformers") -> Any:
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # xformers wants (B, L, heads, d)
@@ -71,7 +71,7 @@ def _probe_natten() -> Callable[..., Any] | str:
         import torch
         from natten import na2d
     except Exception as error:
-        return f"natten does not import ({_first_line(error)}); install attnbench[natten]"
+        return _not_imported("natten", error)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         tiny = torch.zeros(1, 8, 8, 1, 32, device=device)
@@ -93,6 +93,13 @@ def _probe_compiler() -> Callable[..., Any] | str:
     except Exception as error:
         return f"torch.compile fails on {device} ({_first_line(error)}); on a CPU it needs a C++ compiler"
     return torch.compile
+
+
+def _not_imported(package: str, error: Exception) -> str:
+    """Why, and what to do: to install it again helps only where it is for another torch."""
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        return f"{package} is not installed; install attnbench[{package}]"
+    return f"{package} is installed and does not import ({_first_line(error)}); install it for this torch"
 
 
 def _first_line(error: Exception) -> str:

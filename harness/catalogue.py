@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from attnbench import certificates
+from attnbench import certificates, markdown
 from attnbench.errors import AttnbenchError
 from attnbench.harness.counting.parameters import measure as count_parameters
 from attnbench.harness.models.backbone import create_model
@@ -138,16 +138,17 @@ def render_text(entries: Iterable[Entry]) -> str:
 
 def render_markdown(entries: Sequence[Entry]) -> str:
     """The catalogue as docs/mechanisms.md."""
-    head = ["| name | mechanism | pattern | complexity | MACs (G) | params (M) | certificate |"]
-    head.append("|---|---|---|---|---:|---:|---|")
+    head = ("name", "mechanism", "pattern", "complexity", "MACs (G)", "params (M)", "certificate")
+    rows = []
     for item in entries:
         name, facts = item.spec.name, item.spec.facts
         macs = "—" if item.macs is None else f"{item.macs / 1e9:.4f}"
         parameters = "—" if item.parameters is None else f"{item.parameters / 1e6:.2f}"
-        cells = [f"[{name}](#{name})", facts.title, facts.pattern, _power(facts.complexity), macs, parameters]
-        head.append(f"| {' | '.join([*(cell or '—' for cell in cells), item.certificate or '—'])} |")
+        words = (f"[{name}](#{name})", facts.title, facts.pattern, _power(facts.complexity))
+        rows.append([cell or "—" for cell in (*words, macs, parameters, item.certificate)])
+    table = markdown.table(head, rows, left=(0, 1, 2, 3, 6))
     sections = [_section(item) for item in entries]
-    return "\n".join([_STALE, "# Mechanisms", "", _INTRO, "", *head, "", *sections])
+    return "\n".join([_STALE, "# Mechanisms", "", _INTRO, "", table, "", *sections])
 
 
 def _section(item: Entry) -> str:

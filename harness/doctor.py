@@ -62,7 +62,7 @@ def examine(device: torch.device, out: Path) -> Iterator[Finding]:
                 reason = error.reason.removeprefix("AbsentError: ")
                 absent = reason != error.reason or (not required and error.status == "failed")
                 state = "absent" if absent else "problem"
-                yield Finding(name, state, reason, advice, required)
+                yield Finding(name, state, reason, advise(reason, advice), required)
 
 
 def _process_start() -> Finding:
@@ -75,6 +75,16 @@ def _process_start() -> Finding:
         return Finding("fresh processes", "problem", error.reason, advice, required=True)
     spent = 1e3 * (time.perf_counter() - began)
     return Finding("fresh processes", "ok", f"one starts in {spent:.0f} ms", required=True)
+
+
+NOT_INSTALLED = "not installed"
+
+
+def advise(reason: str, advice: str) -> str:
+    """What to do about it: nobody is told to install what is installed and does not run."""
+    if reason == NOT_INSTALLED or not advice.startswith("pip install 'attnbench["):
+        return advice
+    return "it is installed already, and cannot run here for the reason given"
 
 
 class AbsentError(Exception):
@@ -265,7 +275,7 @@ class Probes:
         try:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            raise AbsentError("not installed") from None
+            raise AbsentError(NOT_INSTALLED) from None
 
 
 def _first_line(error: Exception) -> str:
@@ -287,7 +297,7 @@ PROBES: dict[str, Advice] = {
         "install NVIDIA's driver and a torch built for CUDA; or run on the CPU",
         False,
     ),
-    "NVML": ("nvml", "pip install 'attnbench[gpu]'; without it throttled blocks are not noticed", False),
+    "NVML": ("nvml", "on a GPU: pip install 'attnbench[gpu]', else throttled blocks are not noticed", False),
     "SDPA": ("sdpa", "use --impl eager", False),
     "FlexAttention": ("flex", "use another --impl", False),
     "torch.compile": (
@@ -304,7 +314,7 @@ PROBES: dict[str, Advice] = {
     "natten": ("natten", "pip install 'attnbench[natten]'; only --impl natten needs it", False),
     "xformers": (
         "xformers",
-        "pip install 'attnbench[xformers]'; only --impl xformers needs it",
+        "pip install 'attnbench[xformers]', on a GPU; only --impl xformers needs it",
         False,
     ),
     "matplotlib": ("matplotlib", "pip install 'attnbench[report]'; only plots need it", False),

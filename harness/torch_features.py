@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench import registry
+from attnbench import markdown, registry
 from attnbench.registry import Site
 from attnbench.supervision import time_limit
 
@@ -106,13 +106,12 @@ def _equal(one: Any, other: nn.Module, x: Tensor) -> None:
 
 def lines() -> Iterator[str]:
     """The table of docs/torch.md, line by line, and below it the reasons."""
-    yield f"| mechanism | {' | '.join(FEATURES)} |"
-    yield f"|---|{':-:|' * len(FEATURES)}"
+    yield markdown.head(("mechanism", *FEATURES), left=range(1 + len(FEATURES)))
     reasons: dict[str, str] = {}
     for name in registry.names():
         found = {feature: why_not(name, feature) for feature in FEATURES}
         reasons |= {f"{name}, {feature}": why for feature, why in found.items() if why}
-        yield f"| `{name}` | {' | '.join('no' if why else 'yes' for why in found.values())} |"
+        yield markdown.row((f"`{name}`", *("no" if why else "yes" for why in found.values())))
     yield from (f"{where}: {why}" for where, why in reasons.items())
 
 

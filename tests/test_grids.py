@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from attnbench import AttnbenchError, grids, store
+from attnbench.figures import ablated as ablated_figure
 from attnbench.harness.run import combinations
 from attnbench.record import Measurement
-from attnbench.tables import ablated_plot, render
+from attnbench.tables import render
 from attnbench.tables.ablated import ablated
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "ablations"
@@ -100,7 +101,7 @@ def test_table_and_figure_say_which_cells_failed_and_why(tmp_path: Path) -> None
     assert table.value("2, 3", "parameters") is None
     assert text.count("— [") == 2
     assert why in text
-    figure = ablated_plot.draw(grid, table)
+    figure = ablated_figure.draw(grid, table)
     crosses = [line for axis in figure.axes for line in axis.lines if line.get_gid() == "failed"]
     assert sorted(float(line.get_xdata()[0]) for line in crosses) == [2.0, 7.0]
     assert figure.get_supxlabel().count(why) == 2
@@ -129,7 +130,7 @@ def test_seeds_are_drawn_together_with_their_spread(tmp_path: Path) -> None:
     assert table.value("2", "top1_percent") == 50.5
     assert "seed 2: not measured yet" in render.render(table, "md")
     assert len(plan.requests) == 12
-    assert len(ablated_plot.draw(grid, table).axes) == 2
+    assert len(ablated_figure.draw(grid, table).axes) == 2
 
 
 def test_axes_set_several_things_and_none_has_a_word(tmp_path: Path) -> None:

@@ -1,11 +1,27 @@
-"""Unpack a wheel away from the checkout and list the mechanisms with it: run by tox, not by pytest."""
+"""Unpack a wheel away from the checkout and use it as the README says: run by tox, not by pytest."""
 
 import os
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
+
+PLUGIN = """
+from torch import Tensor, nn
+from attnbench import Site, register_mechanism
+
+
+@register_mechanism("row", pattern="static", year=2026)
+class Row(nn.Module):
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.proj = nn.Linear(site.dim, site.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x - x.mean(2, keepdim=True))
+"""
 
 
 def main(folder: Path) -> None:
@@ -30,7 +46,28 @@ def main(folder: Path) -> None:
         ).stdout.splitlines()
         assert output[0].startswith(str(Path(scratch).resolve())), f"not the wheel's code: {output[0]}"
         assert set(output[1].split()) == expected, f"not alike: {expected ^ set(output[1].split())}"
+        benchmark(Path(scratch) / "empty", environment)
     print(f"{wheel.name}: {len(expected)} mechanisms")
+
+
+def benchmark(folder: Path, environment: dict[str, str]) -> None:
+    """pytest's benchmarks in a folder with nothing but a plug-in: measure, keep, compare."""
+    folder.mkdir()
+    (folder / "my_attention.py").write_text(PLUGIN, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "attnbench"]
+    command += ["--benchmark-only", "--plugin=my_attention.py", "-k", "row"]
+    for further, said in (
+        ("--benchmark-save=before", "Saved benchmark data"),
+        ("--benchmark-compare", "(0001_"),
+    ):
+        began = time.monotonic()
+        done = subprocess.run(
+            [*command, further], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "test_attention[row-stage1-forward]" in done.stdout, done.stdout
+        assert said in done.stdout + done.stderr, f"{said!r} is not in\n{done.stdout}{done.stderr}"
+        print(f"pytest --benchmark-only {further}: {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

@@ -74,6 +74,29 @@ def settings_option(command: Command) -> Command:
     )(command)
 
 
+def records_option(command: Command) -> Command:
+    """``--records DIR`` on a command; it takes ``records``, a path or ``None``."""
+    return click.option(
+        "--records",
+        type=_types.Existing(),
+        metavar="DIR",
+        help=f"Folder or file of records.  [default: {DEFAULT_OUT}/records]",
+    )(command)
+
+
+def shown_options(command: Command) -> Command:
+    """``--layout``, ``--resolution`` and ``--device`` on a command: which of the records it shows."""
+    newest = "[default: the newest record's]"
+    options = (
+        click.option("--layout", type=_types.Word(), help="Layout.  [default: the one with most rows]"),
+        click.option("--resolution", type=_types.RESOLUTION, metavar="N", help=f"Pixels.  {newest}"),
+        click.option("--device", type=_types.Device(auto=False), help=f"Device.  {newest}"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def output_option(command: Command) -> Command:
     """``--output FILE`` on a command; it takes ``output``, a path or ``None``."""
     return click.option(

@@ -87,7 +87,7 @@ def command(
     certificates.look_beside(out / "records")
     table = ablated(grid, plan.cells, store.read(out / "records", warn))
     if plot:
-        from attnbench.tables.ablated_plot import plot as draw
+        from attnbench.figures.ablated import plot as draw
 
         draw(grid, table, plot)
     deliver(render.render(table, form), output)

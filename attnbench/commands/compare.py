@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnbench import escaping
+from attnbench import escaping, markdown
 from attnbench.commands import _types
 from attnbench.commands._arguments import deliver, output_option, plugin_option, warn
 from attnbench.errors import AttnbenchError
@@ -60,14 +60,13 @@ def command(
 
 
 def _markdown(rows: "list[Row]", conditions: list[str], every: bool) -> str:
-    cell = escaping.markdown_cell
-    lines = ["| Cell | Value | A | B | B / A | Verdict |", "|---|---|---:|---:|---:|---|"]
+    cells = []
     shown = [row for row in rows if every or row.verdict not in ("same", "only in A", "only in B")]
     for row in sorted(shown, key=lambda row: not row.regression):
         verdict = f"**{row.verdict}**" if row.regression else row.verdict
         name = f"{row.name} ({row.unit})" if row.unit not in ("", row.name) else row.name
-        numbers = f"{_number(row.before)} | {_number(row.after)} | {_ratio(row)}"
-        lines.append(f"| {cell(row.cell)} | {cell(name)} | {numbers} | {verdict} |")
+        cells.append((row.cell, name, _number(row.before), _number(row.after), _ratio(row), verdict))
+    lines = [markdown.table(("Cell", "Value", "A", "B", "B / A", "Verdict"), cells, left=(0, 1, 5))]
     counts = Counter(row.verdict for row in rows)
     lines += ["", "; ".join(f"{verdict}: {count}" for verdict, count in counts.most_common()) + "."]
     if conditions:

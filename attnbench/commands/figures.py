@@ -5,18 +5,13 @@ from pathlib import Path
 import click
 
 from attnbench.commands import _types
-from attnbench.commands._arguments import DEFAULT_OUT, plugin_option, warn
+from attnbench.commands._arguments import DEFAULT_OUT, plugin_option, records_option, shown_options, warn
 from attnbench.errors import AttnbenchError
 
 
 @click.command()
 @click.argument("folder", type=_types.Folder(), default="figures", metavar="[FOLDER]")
-@click.option(
-    "--records",
-    type=_types.Existing(),
-    metavar="DIR",
-    help=f"Folder or file of records.  [default: {DEFAULT_OUT}/records]",
-)
+@records_option
 @click.option(
     "--format",
     "kinds",
@@ -26,13 +21,7 @@ from attnbench.errors import AttnbenchError
     metavar="A,B",
     help="pdf, svg, png ...",
 )
-@click.option("--layout", type=_types.Word(), help="Layout to show.  [default: the one with most rows]")
-@click.option(
-    "--resolution", type=_types.RESOLUTION, metavar="N", help="Pixels.  [default: the newest record's]"
-)
-@click.option(
-    "--device", type=_types.Device(auto=False), help="Device to show.  [default: the newest record's]"
-)
+@shown_options
 @plugin_option
 def command(
     folder: Path,

@@ -2,7 +2,7 @@
 
 import click
 
-from attnbench import registry
+from attnbench import markdown, registry
 from attnbench.commands import _types
 from attnbench.commands._arguments import plugin_option
 from attnbench.layouts import get_layout
@@ -33,7 +33,7 @@ def command(mechanisms: tuple[str, ...] | None, layout: str) -> None:
     from attnbench.errors import AttnbenchError
     from attnbench.harness.models.matching import cost
 
-    click.echo(f"| mechanism | {' | '.join(RUNGS)} |\n|---|{'---:|' * len(RUNGS)}")
+    rows = []
     notes: dict[str, int] = {}
     for name in chosen:
         cells = []
@@ -42,6 +42,7 @@ def command(mechanisms: tuple[str, ...] | None, layout: str) -> None:
                 cells.append(f"{cost(where, name, 'parameters', rung=rung):,}")
             except AttnbenchError as error:
                 cells.append(f"— [{notes.setdefault(str(error), len(notes) + 1)}]")
-        click.echo(f"| {name} | {' | '.join(cells)} |")
+        rows.append((name, *cells))
+    click.echo(markdown.table(("mechanism", *RUNGS), rows))
     for note, number in notes.items():
         click.echo(f"\n[{number}] {note}")

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 import click
 
 from attnbench.commands import _types
-from attnbench.commands._arguments import DEFAULT_OUT, plugin_option, warn, write
+from attnbench.commands._arguments import (
+    DEFAULT_OUT,
+    plugin_option,
+    records_option,
+    shown_options,
+    warn,
+    write,
+)
 from attnbench.errors import AttnbenchError
 
 if TYPE_CHECKING:
@@ -15,12 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", required=False, type=_types.Existing("file"), metavar="[FILE.py]")
-@click.option(
-    "--records",
-    type=_types.Existing(),
-    metavar="DIR",
-    help=f"Folder or file of records.  [default: {DEFAULT_OUT}/records]",
-)
+@records_option
 @click.option(
     "--output",
     "-o",
@@ -30,13 +32,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write there.",
 )
-@click.option("--layout", type=_types.Word(), help="Layout to show.  [default: the one with most rows]")
-@click.option(
-    "--resolution", type=_types.RESOLUTION, metavar="N", help="Pixels.  [default: the newest record's]"
-)
-@click.option(
-    "--device", type=_types.Device(auto=False), help="Device to show.  [default: the newest record's]"
-)
+@shown_options
 @click.option(
     "--out",
     type=_types.Folder(),

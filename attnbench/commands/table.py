@@ -13,6 +13,7 @@ from attnbench.commands._arguments import (
     deliver,
     output_option,
     plugin_option,
+    records_option,
     warn,
 )
 from attnbench.errors import AttnbenchError, UnknownNameError
@@ -29,12 +30,7 @@ TABLES = ("ablation", "machines", *PAPERS, *DENSE, "scenes")
 
 @click.command()
 @click.argument("name", type=_types.OneOf("table", *TABLES))
-@click.option(
-    "--records",
-    type=_types.Existing(),
-    metavar="DIR",
-    help=f"Folder or file of records.  [default: {DEFAULT_OUT}/records]",
-)
+@records_option
 @click.option(
     "--format",
     "form",

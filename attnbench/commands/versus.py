@@ -2,6 +2,7 @@
 
 import click
 
+from attnbench import markdown
 from attnbench.commands import _types
 from attnbench.commands._arguments import before_torch
 
@@ -29,16 +30,15 @@ def command(mechanisms: tuple[str, ...] | None, pairs: int, batch: int, threads:
     from attnbench.harness.versus.references import REFERENCES
 
     torch.set_num_threads(threads)
-    heading = " | ".join(f"{mode} {precision} | slowest" for mode, precision in CASES)
-    click.echo(f"| official / ours | mechanism | {heading} |")
-    click.echo("|---|---|" + "---|" * 2 * len(CASES))
+    heading = [text for mode, precision in CASES for text in (f"{mode} {precision}", "slowest")]
+    click.echo(markdown.head(("official / ours", "mechanism", *heading), left=range(2 + len(heading))))
     for title, (name, build) in REFERENCES.items():
         if mechanisms is not None and name not in mechanisms:
             continue
-        cells = []
+        cells = [title, name]
         for mode, precision in CASES:
             found = race(build, mode, precision, device=device, batch=batch, pairs=pairs)
             cells += [str(found), found.slowest_stage()]
-        click.echo(f"| {title} | {name} | {' | '.join(cells)} |")
+        click.echo(markdown.row(cells))
     where = f"{threads} thread{'s' * (threads > 1)} on a CPU" if device == "cpu" else device
     click.echo(f"\nMedian of {pairs} pairs, batch {batch}, {where}, torch {torch.__version__}.")

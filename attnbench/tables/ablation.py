@@ -68,7 +68,7 @@ def ablation(
         chosen = [m for m in chosen if m.cell.device in ("meta", device)]
     if not chosen:
         raise AttnbenchError("no record fits; run 'attnbench run' first, or ask for other conditions")
-    title = f"Attention mechanisms in {layout}, {size} × {size} px"
+    title = f"Attention in {layout}, {size} × {size} px"
     if rung != AUTHORS:
         title += f", rung {rung}; published accuracy is of the authors' models"
     table = Table([], pd.DataFrame(), title=title, layout=layout, resolution=size)

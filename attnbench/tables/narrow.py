@@ -158,6 +158,7 @@ def _notes(found: Grid, table: Table, heads: list[Head], pending: bool) -> list[
         notes.append("▲ faster  ▼ slower  = cannot tell, at the 95 % level, compared block by block")
     for meaning in dict.fromkeys(found.marks[row] for row in found.titles if row in found.marks):
         notes.append(f"{_DAGGER} {meaning}")
+    notes += dict.fromkeys(table.legends[head.name] for head in heads if head.name in table.legends)
     if any(cell.text.startswith("≥") for cell in shown):
         notes.append("≥ lower bound: an operator has no formula")
     if any(cell.record is not None and cell.value is None and cell.text for cell in shown):

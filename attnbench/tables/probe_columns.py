@@ -12,6 +12,7 @@ from attnbench.tables.render import Column, Table
 
 MOST = 3
 """Columns at most: the probes on which the most models were trained. 'attnbench probe' prints all."""
+LEGEND = "%: right on a generated task (attnbench probe); 1 hop: where one attention reads; far: beyond it"
 
 
 def add_probes(table: Table, records: Sequence[Measurement], row_of: Callable[[Cell], str | None]) -> None:
@@ -27,11 +28,13 @@ def add_probes(table: Table, records: Sequence[Measurement], row_of: Callable[[C
     known = set(table.raw.index)
     ours = [m for m in records if m.cell.metric == "probe" and row_of(m.cell) in known]
     found = sorted(profiles(ours), key=lambda profile: -_trainings(profile))[:MOST]
-    for profile in sorted(
-        found, key=lambda profile: (-len(seeds.apart(profile.accuracies())), profile.title)
-    ):
+    found.sort(key=lambda profile: (-len(seeds.apart(profile.accuracies())), profile.title))
+    for place, profile in enumerate(found):
+        if place:  # where there is room for few columns: one probe as a whole, the next by reach
+            _add_hops(table, profile, ours, row_of)
         _add(table, profile, ours, row_of)
     if found:
+        _add_hops(table, found[0], ours, row_of)
         table.notes.append(
             "Probe profile: percent right on generated tasks ('attnbench probe'; docs/probes.md says why "
             "each mechanism stands where it does). No ranking of pictures follows from it."
@@ -46,7 +49,7 @@ def _add(
     table: Table, profile: Profile, records: Sequence[Measurement], row_of: Callable[[Cell], str | None]
 ) -> None:
     name = f"probe_{profile.probe}_percent"
-    column = Column(name, f"Probe: {profile.title} (%)", 1, 1)
+    column = Column(name, f"Probe: {profile.title} (%)")
     rows = {row_of(m.cell): profile.rows.get(m.cell.row) for m in records if m.cell.dataset == profile.probe}
     means = {name: row.mean("accuracy") if row else None for name, row in rows.items()}
     values = {row: mean for row, mean in means.items() if mean is not None}
@@ -59,11 +62,31 @@ def _add(
         [values[r].seeds if r in values else None for r in index], dtype="Int64"
     )
     table.columns += [column, half]
+    table.legends[name] = LEGEND
     for r in index:
         for m in records:
             if row_of(m.cell) == r and m.cell.dataset == profile.probe and m.name == "accuracy":
                 table.measured[r, name] = m
     table.notes.append(_told(profile))
+
+
+def _add_hops(
+    table: Table, profile: Profile, records: Sequence[Measurement], row_of: Callable[[Cell], str | None]
+) -> None:
+    """Right of what lies in one hop, and beyond it, where the probe has answers in one place."""
+    if not any(row.mean("one_hop") for row in profile.rows.values()):
+        return
+    rows = {row_of(m.cell): profile.rows.get(m.cell.row) for m in records if m.cell.dataset == profile.probe}
+    for part, words in (("one_hop", "1 hop"), ("far", "far")):
+        column = Column(f"probe_{profile.probe}_{part}_percent", f"Probe: {profile.title} ({words})")
+        means = {r: (row.far() if part == "far" else row.mean(part)) for r, row in rows.items() if row}
+        values = {r: mean.value for r, mean in means.items() if mean is not None}
+        table.raw[column.name] = pd.array([values.get(r) for r in table.raw.index], dtype="Float64")
+        table.columns.append(column)
+        table.legends[column.name] = LEGEND
+        for m in records:
+            if m.cell.dataset == profile.probe and m.name == "accuracy" and (row := row_of(m.cell)) in values:
+                table.measured[str(row), column.name] = m
 
 
 def _told(profile: Profile) -> str:

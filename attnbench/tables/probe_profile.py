@@ -12,6 +12,8 @@ from attnbench.record import Measurement
 
 HOPS = ("one_hop", "composed", "out_of_reach")
 WORDS = {"one_hop": "one hop", "composed": "composed", "out_of_reach": "out of reach"}
+LEAST_SHARE = 2.0
+"""Percent of the questions below which nothing is said of a hop."""
 NEAR = 2.0
 """Points within which an accuracy is called that of guessing, however many questions there were."""
 ERRORS = 4.0
@@ -43,10 +45,28 @@ class Row:
         shares = [details["shares"].get(hop, 0.0) for details in self.details.values()]
         return sum(shares) / len(shares) if shares else 0.0
 
+    def far(self) -> statistics.Mean | None:
+        """Percent right of what lies beyond one hop, by composing blocks or out of reach; mean over seeds.
+
+        ``None`` where next to nothing lies there.
+        """
+        found = []
+        for seed, details in self.details.items():
+            beyond = {hop: details["shares"].get(hop, 0.0) for hop in HOPS[1:]}
+            if sum(beyond.values()) >= LEAST_SHARE:
+                right = sum(share * self.values[hop][seed] for hop, share in beyond.items() if share)
+                found.append(right / sum(beyond.values()))
+        return statistics.mean(found) if found else None
+
     @property
     def untrained(self) -> list[int]:
         """Seeds whose training loss stayed at a guesser's."""
         return sorted(seed for seed, details in self.details.items() if not details["did_train"])
+
+    @property
+    def off_rung(self) -> str:
+        """Why the mechanism does not stand on the probe's rung, but is as its authors have it; or empty."""
+        return next((str(why) for d in self.details.values() if (why := d.get("off_rung"))), "")
 
 
 @dataclass
@@ -139,7 +159,11 @@ def why(row: Row, profile: Profile) -> str:
     if not row.seeds:
         return "failed: " + "; ".join(sorted(set(row.failures.values())))
     parts = []
-    hops = {hop: mean.value for hop in HOPS if (mean := row.mean(hop)) is not None and row.share(hop) >= 2}
+    hops = {
+        hop: mean.value
+        for hop in HOPS
+        if (mean := row.mean(hop)) is not None and row.share(hop) >= LEAST_SHARE
+    }
     blind = set(hops) == {"out_of_reach"}
     if row.untrained and not blind:
         some = f"in {len(row.untrained)} of {row.seeds} seeds"
@@ -150,6 +174,8 @@ def why(row: Row, profile: Profile) -> str:
     for hop, value in hops.items():
         guesses = value <= profile.chance + _scatter(row, hop, profile.chance)
         parts.append(f"{_verb(hop, value, guesses, row.name)} ({row.share(hop):.0f} %)")
+    if row.off_rung:
+        parts.append(f"as its authors have it: {row.off_rung}")
     if not hops:
         accuracy = row.mean("accuracy")
         assert accuracy is not None

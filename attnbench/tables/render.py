@@ -111,6 +111,8 @@ class Table:
     measured: dict[tuple[str, str], Measurement] = field(default_factory=dict)
     figures: dict[tuple[str, str], Figure] = field(default_factory=dict)
     """The records and the published figures behind cells, by row and column."""
+    legends: dict[str, str] = field(default_factory=dict)
+    """What a column's numbers are, in a line, for a text that has no room for the notes."""
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def value(self, row: str, column: str) -> Any:

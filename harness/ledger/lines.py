@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass
 
 import torch
 
+from attnbench import markdown
 from attnbench.errors import AttnbenchError
 from attnbench.harness.counting import macs
 from attnbench.harness.counting.parameters import measure as count_parameters
@@ -97,21 +98,15 @@ def render(rows: list[Row], totals: dict[str, tuple[int, int]], names: tuple[str
         out = io.StringIO()
         csv.writer(out, lineterminator="\n").writerows([head, *(astuple(row)[:7] for row in rows)])
         return out.getvalue()
-    lines = [
-        f"# {names[0]} beside {names[1]}",
-        "",
-        f"| {' | '.join(head)} |",
-        "|---|---|---|---|---|---:|---:|",
-    ]
+    cells = []
     for row in rows:
         gaps = (f"{gap:+,}" if gap else "" for gap in (row.parameters, row.macs))
         what = "**attention**" if row.is_attention and row.aspect == "module" else row.aspect
-        cells = (row.where, row.part, what, row.a or "—", row.b or "—", *gaps)
-        lines.append(f"| {' | '.join(cells)} |")
+        cells.append((row.where, row.part, what, row.a or "—", row.b or "—", *gaps))
     (pa, pb), (ma, mb) = totals["parameters"], totals["macs"]
-    lines += [f"| | **total** | parameters | {pa:,} | {pb:,} | {pb - pa:+,} | |"]
-    lines += [f"| | **total** | multiply-adds | {ma:,} | {mb:,} | | {mb - ma:+,} |"]
-    return "\n".join(lines) + "\n"
+    cells.append(("", "**total**", "parameters", f"{pa:,}", f"{pb:,}", f"{pb - pa:+,}", ""))
+    cells.append(("", "**total**", "multiply-adds", f"{ma:,}", f"{mb:,}", "", f"{mb - ma:+,}"))
+    return f"# {names[0]} beside {names[1]}\n\n{markdown.table(head, cells, left=range(5))}\n"
 
 
 def _in_chans(model: torch.nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from attnbench import datasets
+from attnbench.errors import AttnbenchError
 from attnbench.harness.models.backbone import Backbone, executed_impl
 from attnbench.harness.models.rungs import spec_on_rung
 from attnbench.harness.probes.fitting import Budget, Trained, train
@@ -18,8 +19,11 @@ from attnbench.harness.probes.scoring import Scores, pictures, score
 from attnbench.layouts import get_layout
 from attnbench.record import Cell, Measurement
 from attnbench.registry import get
+from attnbench.rungs import AUTHORS
 
 TEST_PICTURES, VALIDATION_PICTURES, LONGER_PICTURES = 512, 256, 64
+OF_PICTURE = 4
+"""Times as many test pictures where a picture has one answer: on 512 answers, guessing is 3 points off."""
 LONGER = (1.5, 2.0)
 """Times the side trained at, at which the model is tested too."""
 
@@ -33,12 +37,13 @@ LEARNED = 0.98
 
 @dataclass(frozen=True)
 class Attempt:
-    """A model trained at one rate."""
+    """A model trained at one rate; ``off_rung`` says why it does not stand on the probe's rung."""
 
     rate: float
     model: Backbone
     trained: Trained
     validation: float
+    off_rung: str
 
 
 def measure(cell: Cell, budget: Budget, rates: Sequence[float] = ()) -> list[Measurement]:
@@ -62,7 +67,8 @@ def measure(cell: Cell, budget: Budget, rates: Sequence[float] = ()) -> list[Mea
     began = time.process_time()
     tried = [_attempt(cell, probe, budget, rate, device) for rate in (rates or budget.rates)]
     best = max(tried, key=lambda attempt: (attempt.validation, -attempt.trained.loss))
-    draw = pictures(type(probe), probe.side, "test", TEST_PICTURES, probe.side, str(device))
+    count = TEST_PICTURES * (OF_PICTURE if probe.of_picture else 1)
+    draw = pictures(type(probe), probe.side, "test", count, probe.side, str(device))
     if best.model.layout.merges:
         draw = draw.whole()
     dynamic = get(cell.mechanism).facts.pattern != "static"
@@ -87,30 +93,48 @@ def probe_of(cell: Cell) -> Probe:
     return probe
 
 
-def build(cell: Cell, probe: Probe) -> Backbone:
-    """The model of a cell, weights drawn from the cell's seed; one of one stage answers for every token."""
+def build(cell: Cell, probe: Probe) -> tuple[Backbone, str]:
+    """The model of a cell, weights drawn from the cell's seed; one of one stage answers for every token.
+
+    It stands on the rung that the cell's options name, or on the probe's; a mechanism that cannot stand on
+    the probe's is taken as its authors have it, and the second value says why (else it is empty).
+    """
     layout = replace(
         get_layout(cell.layout),
         num_classes=probe.num_classes,
         in_chans=probe.channels,
         img_size=cell.resolution,
     )
-    torch.manual_seed(cell.seed)
-    spec = spec_on_rung(get(cell.mechanism), cell.options.get("rung", probe.rung))
     options = {name: value for name, value in cell.options.items() if name != "rung"}
-    pool = "avg" if layout.merges else ""
-    model = Backbone(layout, spec, impl=cell.impl, options=options, global_pool=pool)
+
+    def on(rung: str) -> Backbone:
+        torch.manual_seed(cell.seed)
+        spec = spec_on_rung(get(cell.mechanism), rung)
+        pool = "avg" if layout.merges else ""
+        return Backbone(layout, spec, impl=cell.impl, options=options, global_pool=pool)
+
+    model, why = _first_that_stands(on, cell.options.get("rung"), probe.rung)
     for part in model.modules():
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=GAIN * part.in_features**-0.5)
-    return model
+    return model, why
+
+
+def _first_that_stands(on: Callable[[str], Backbone], asked: str | None, own: str) -> tuple[Backbone, str]:
+    if asked is not None or own == AUTHORS:
+        return on(asked or AUTHORS), ""
+    try:
+        return on(own), ""
+    except AttnbenchError as error:
+        return on(AUTHORS), str(error)
 
 
 def _attempt(cell: Cell, probe: Probe, budget: Budget, rate: float, device: torch.device) -> Attempt:
-    model = build(cell, probe).to(device)
+    model, off_rung = build(cell, probe)
+    model.to(device)
     trained = train(model, probe, budget, rate, torch.Generator(device).manual_seed(cell.seed))
     draw = pictures(type(probe), probe.side, "validation", VALIDATION_PICTURES, probe.side, str(device))
-    return Attempt(rate, model, trained, score(model, probe, draw).accuracy)
+    return Attempt(rate, model, trained, score(model, probe, draw).accuracy, off_rung)
 
 
 def _longer(model: Backbone, probe: Probe, times: float, device: torch.device) -> float | str:
@@ -127,7 +151,7 @@ def _details(
     probe: Probe, budget: Budget, tried: list[Attempt], best: Attempt, scores: Scores
 ) -> dict[str, Any]:
     guessing = math.log(probe.num_classes)
-    return {
+    found = {
         "budget": budget.describe(),
         "rate": best.rate,
         "tried": [
@@ -143,3 +167,4 @@ def _details(
         "floor": None if best.model.layout.merges else probe.floor,
         "parameters": sum(p.numel() for p in best.model.parameters()),
     }
+    return found | ({"off_rung": best.off_rung} if best.off_rung else {})

@@ -35,7 +35,7 @@ def main() -> None:
         **campaign.conditions(given.probe, given.layout, steps=given.steps),
     )
     probe = measure.probe_of(cell)
-    model = measure.build(cell, probe)
+    model, _ = measure.build(cell, probe)
     budget = campaign.budget_of(given.probe, given.steps)
     draw = scoring.pictures(type(probe), probe.side, "validation", 64, probe.side, "cpu")
     generator = torch.Generator().manual_seed(given.seed)

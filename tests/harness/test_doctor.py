@@ -41,6 +41,13 @@ def test_a_full_disk_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         doctor.Probes(CPU, tmp_path / "deep" / "out").disk()
 
 
+def test_nobody_is_told_to_install_what_is_installed() -> None:
+    _, advice, _ = doctor.PROBES["natten"]
+    assert doctor.advise(doctor.NOT_INSTALLED, advice) == advice
+    broken = doctor.advise("natten does not run on cpu (RuntimeError: built for another torch)", advice)
+    assert "install 'attnbench" not in broken
+
+
 def test_every_probe_is_a_method_with_advice() -> None:
     for method, advice, _ in doctor.PROBES.values():
         assert getattr(doctor.Probes, method).__doc__

@@ -161,7 +161,7 @@ def test_the_command_writes_it(tmp_path: Path) -> None:
     records = str(ROOT / "results" / "records")
     done = CliRunner().invoke(command, ["--records", records, "-o", str(target)])
     assert done.exit_code == 0, done.output
-    assert "Attention mechanisms in swin_t" in target.read_text(encoding="utf-8")
+    assert "Attention in swin_t" in target.read_text(encoding="utf-8")
     nowhere = CliRunner().invoke(command, ["--records", records, "-o", str(tmp_path / "no" / "report.html")])
     assert nowhere.exit_code == 2
     assert "there is no folder" in nowhere.output

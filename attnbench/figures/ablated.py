@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnbench.figures import save_figure
+from attnbench.figures.files import new_figure, save_figure, styled
+from attnbench.figures.style import COLOURS_IN_ORDER
 from attnbench.grids import Grid
 from attnbench.tables.ablated import SEED, shown_axes
 from attnbench.tables.render import Column, Table
@@ -20,20 +21,21 @@ def plot(grid: Grid, table: Table, path: Path) -> None:
     save_figure(draw(grid, table), path)
 
 
+@styled
 def draw(grid: Grid, table: Table) -> Any:
     """The figure of a grid's table.
 
     Where there are several seeds, bars show their standard deviation. A cell without a value is a cross at
     the foot of its panel, and the reasons stand below the panels.
     """
-    from matplotlib.figure import Figure
-
     columns = _drawn(table)
     reasons = _reasons(table, columns)
     height = 3.2 + 0.18 * len(reasons)
-    figure = Figure(figsize=(max(5.0, 3.6 * len(columns)), height), layout="constrained")
+    figure, panels = new_figure(
+        max(5.0, 3.6 * len(columns)), height, ncols=max(1, len(columns)), squeeze=False
+    )
     figure.suptitle(table.title, fontsize=10)
-    axes = figure.subplots(1, max(1, len(columns)), squeeze=False)[0]
+    axes = panels[0]
     for axis, column in zip(axes, columns, strict=False):
         _panel(axis, grid, table, column)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -54,23 +56,33 @@ def _panel(axis: Any, grid: Grid, table: Table, column: Column) -> None:
     style = "-" if _is_numeric(grid) else ""  # names have no order along which a line would lead
     missing = []
     for number, (label, rows) in enumerate(lines.items()):
+        colour = COLOURS_IN_ORDER[number % len(COLOURS_IN_ORDER)]
         values = {x: table.value(row, column.name) for x, row in rows.items()}
         known = {x: value / column.scale for x, value in values.items() if value is not None}
         deviation = f"{column.name}_sd"
         if deviation in table.raw:
             bars = [(table.value(rows[x], deviation) or 0) / column.scale for x in known]
             axis.errorbar(
-                list(known), list(known.values()), bars, marker="o", linestyle=style, capsize=2, label=label
+                list(known),
+                list(known.values()),
+                bars,
+                marker="o",
+                linestyle=style,
+                capsize=2,
+                label=label,
+                color=colour,
             )
         else:
-            axis.plot(list(known), list(known.values()), marker="o", linestyle=style, label=label)
-        missing += [(x, number) for x, value in values.items() if value is None]
-    for x, number in missing:
+            axis.plot(
+                list(known), list(known.values()), marker="o", linestyle=style, label=label, color=colour
+            )
+        missing += [(x, colour) for x, value in values.items() if value is None]
+    for x, colour in missing:
         axis.plot(
             x,
             0.03,
             "x",
-            color=f"C{number % 10}",
+            color=colour,
             markersize=8,
             transform=axis.get_xaxis_transform(),
             gid="failed",
@@ -79,7 +91,6 @@ def _panel(axis: Any, grid: Grid, table: Table, column: Column) -> None:
     axis.set_ylabel(column.heading, fontsize=8)
     axis.set_xlabel(table.heading, fontsize=8)
     axis.tick_params(labelsize=7)
-    axis.grid(True, linewidth=0.3)
 
 
 def _lines(grid: Grid, table: Table) -> tuple[list[str], list[float], dict[str, dict[float, str]]]:
