@@ -9,7 +9,7 @@ from attnbench.tables.grid import SIGNS, Grid, Head, grid
 from attnbench.tables.render import Table
 
 WIDTH = 100
-_NAME = 26
+_NAME = 24
 """Characters of the first column, at most."""
 _DAGGER = "†"
 
@@ -69,7 +69,8 @@ def caption(table: Table) -> str:
         if m.cell.batch_size:
             parts.append(f"batch {m.cell.batch_size}")
         parts.append(f"torch {'.'.join(m.cell.torch.split('+')[0].split('.')[:2])}")
-    return _wrapped(" · ".join(parts))
+    unbroken = [part.replace(" ", "\N{NO-BREAK SPACE}") if len(part) < WIDTH // 2 else part for part in parts]
+    return _wrapped(" · ".join(unbroken)).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _chosen(found: Grid, columns: Sequence[str], wide: bool) -> list[Head]:

@@ -11,14 +11,18 @@ from attnbench.tables.probe_profile import Profile, profiles
 from attnbench.tables.render import Column, Table
 
 MOST = 3
-"""Columns at most: the probes on which the most models were trained. 'attnbench probe' prints all."""
+"""Probes at most; 'attnbench probe' prints all."""
+LEAST_ROWS = 3
+"""Of fewer rows a profile compares nothing."""
+TOTAL, LATER = 20, 30
+"""Turns: one probe's split by reach comes first, then what papers print, all totals, the other splits."""
 LEGEND = "%: right on a generated task (attnbench probe); 1 hop: where one attention reads; far: beyond it"
 
 
 def add_probes(table: Table, records: Sequence[Measurement], row_of: Callable[[Cell], str | None]) -> None:
     """Add a column of accuracies for each probe, the mean over seeds, and a note on what they can tell.
 
-    The probe that tells most rows apart comes first, where there is room for few.
+    Where there is room for few, the first probe's split by reach comes first: in one hop, and beyond.
 
     Args:
         table: with its frame; rows that it has get a value, no row is added.
@@ -27,29 +31,32 @@ def add_probes(table: Table, records: Sequence[Measurement], row_of: Callable[[C
     """
     known = set(table.raw.index)
     ours = [m for m in records if m.cell.metric == "probe" and row_of(m.cell) in known]
-    found = sorted(profiles(ours), key=lambda profile: -_trainings(profile))[:MOST]
-    found.sort(key=lambda profile: (-len(seeds.apart(profile.accuracies())), profile.title))
-    for place, profile in enumerate(found):
-        if place:  # where there is room for few columns: one probe as a whole, the next by reach
-            _add_hops(table, profile, ours, row_of)
+    found = [profile for profile in profiles(ours) if len(profile.accuracies()) >= LEAST_ROWS]
+    found = sorted(found, key=_first)[:MOST]
+    for profile in found:
         _add(table, profile, ours, row_of)
+        _add_hops(table, profile, ours, row_of, turn=0 if profile is found[0] else LATER)
     if found:
-        _add_hops(table, found[0], ours, row_of)
         table.notes.append(
             "Probe profile: percent right on generated tasks ('attnbench probe'; docs/probes.md says why "
             "each mechanism stands where it does). No ranking of pictures follows from it."
         )
 
 
-def _trainings(profile: Profile) -> int:
-    return sum(row.seeds for row in profile.rows.values())
+def _first(profile: Profile) -> tuple[bool, int, str]:
+    """What is split by reach says most, and then what most seeds were trained of."""
+    return not _has_hops(profile), -sum(row.seeds for row in profile.rows.values()), profile.title
+
+
+def _has_hops(profile: Profile) -> bool:
+    return any(row.mean("one_hop") for row in profile.rows.values())
 
 
 def _add(
     table: Table, profile: Profile, records: Sequence[Measurement], row_of: Callable[[Cell], str | None]
 ) -> None:
     name = f"probe_{profile.probe}_percent"
-    column = Column(name, f"Probe: {profile.title} (%)")
+    column = Column(name, f"Probe: {profile.title} (%)", turn=TOTAL)
     rows = {row_of(m.cell): profile.rows.get(m.cell.row) for m in records if m.cell.dataset == profile.probe}
     means = {name: row.mean("accuracy") if row else None for name, row in rows.items()}
     values = {row: mean for row, mean in means.items() if mean is not None}
@@ -71,14 +78,20 @@ def _add(
 
 
 def _add_hops(
-    table: Table, profile: Profile, records: Sequence[Measurement], row_of: Callable[[Cell], str | None]
+    table: Table,
+    profile: Profile,
+    records: Sequence[Measurement],
+    row_of: Callable[[Cell], str | None],
+    *,
+    turn: int,
 ) -> None:
     """Right of what lies in one hop, and beyond it, where the probe has answers in one place."""
-    if not any(row.mean("one_hop") for row in profile.rows.values()):
+    if not _has_hops(profile):
         return
     rows = {row_of(m.cell): profile.rows.get(m.cell.row) for m in records if m.cell.dataset == profile.probe}
     for part, words in (("one_hop", "1 hop"), ("far", "far")):
-        column = Column(f"probe_{profile.probe}_{part}_percent", f"Probe: {profile.title} ({words})")
+        name = f"probe_{profile.probe}_{part}_percent"
+        column = Column(name, f"Probe: {profile.title} ({words})", turn=turn)
         means = {r: (row.far() if part == "far" else row.mean(part)) for r, row in rows.items() if row}
         values = {r: mean.value for r, mean in means.items() if mean is not None}
         table.raw[column.name] = pd.array([values.get(r) for r in table.raw.index], dtype="Float64")

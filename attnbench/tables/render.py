@@ -26,6 +26,7 @@ class Column:
 
     Where it shows what was measured, ``metric`` and ``value`` say what (see :mod:`attnbench.metrics`), and
     ``mode``, ``precision`` and ``regime`` in which setting. ``of`` names the columns it is computed from.
+    ``turn`` says when it is given room where there is little, among the columns of its kind: 0 first.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Column:
     precision: str = ""
     regime: str = ""
     of: tuple[str, ...] = ()
+    turn: int = 0
 
     @property
     def setting(self) -> str:

@@ -16,6 +16,11 @@ measure() { # measure ARGUMENTS...: one run; a failure is told, and the rest goe
     "$python" -m attnbench run --out results "$@" || failed=1
 }
 
+check() { # check ARGUMENTS...: a certificate
+    echo "== attnbench check $* (after $((SECONDS / 60)) min)"
+    "$python" -m attnbench check --out results "$@" || failed=1
+}
+
 measure --layout swin_t "$@"
 # Every model of the papers' tables, in the order of the tables, those of one layout and setting together.
 while IFS= read -r arguments; do
@@ -32,6 +37,22 @@ for name in ("figure1", "table5", "table6", "table1", "table7", "classification"
         if command not in seen:
             seen.append(command)
             print(command.removeprefix("attnbench run "))
+PYTHON
+)
+# Speeds with other options than a mechanism's own are shown once they were checked with those.
+while IFS= read -r arguments; do
+    eval "check $arguments" < /dev/null
+done < <("$python" - << 'PYTHON'
+import json
+import shlex
+
+from attnbench import certificates, registry
+from attnbench.tables.papers import PAPER_TABLES
+
+lines = PAPER_TABLES["table7"].lines()
+for name, options in [(line.model.mechanism, line.model.options) for line in lines if line.model]:
+    if options and not certificates.is_valid(name, registry.get(name).digest(), None, options):
+        print(shlex.join([name, *(f"--set={key}={json.dumps(value)}" for key, value in options.items())]))
 PYTHON
 )
 measure --layout swin_t --metrics growth
