@@ -195,7 +195,7 @@ def _price(table: Table) -> Charts:
     ]
     about = (
         "Accuracy against what it costs. Lines through a point are its 95 % intervals; the dashed line joins "
-        "the mechanisms that no other beats in both, whose names are written. Point at the others for theirs."
+        "the mechanisms that no other beats in both, named where there is room. Point at any for its name."
     )
     return Charts("price", "Accuracy and its price", about, [chart for chart in found if chart])
 

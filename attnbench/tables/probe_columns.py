@@ -32,7 +32,7 @@ def add_probes(table: Table, records: Sequence[Measurement], row_of: Callable[[C
     known = set(table.raw.index)
     ours = [m for m in records if m.cell.metric == "probe" and row_of(m.cell) in known]
     found = [profile for profile in profiles(ours) if len(profile.accuracies()) >= LEAST_ROWS]
-    found = sorted(found, key=_first)[:MOST]
+    found = sorted(sorted(found, key=_fewest_seeds)[:MOST], key=_is_whole)
     for profile in found:
         _add(table, profile, ours, row_of)
         _add_hops(table, profile, ours, row_of, turn=0 if profile is found[0] else LATER)
@@ -43,9 +43,13 @@ def add_probes(table: Table, records: Sequence[Measurement], row_of: Callable[[C
         )
 
 
-def _first(profile: Profile) -> tuple[bool, int, str]:
-    """What is split by reach says most, and then what most seeds were trained of."""
-    return not _has_hops(profile), -sum(row.seeds for row in profile.rows.values()), profile.title
+def _fewest_seeds(profile: Profile) -> tuple[int, str]:
+    """For sorting: what most models were trained of comes first."""
+    return -sum(row.seeds for row in profile.rows.values()), profile.title
+
+
+def _is_whole(profile: Profile) -> bool:
+    return not _has_hops(profile)
 
 
 def _has_hops(profile: Profile) -> bool:
