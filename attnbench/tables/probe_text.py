@@ -45,12 +45,14 @@ def summary(profiles: Sequence[Profile]) -> str:
     return (
         f"## All probes\n\n{markdown.table(header, rows)}\n\n"
         "Mean over seeds ± half of the 95 % interval over seeds. Rows of a column that share a letter "
-        f"are not told apart. {told}\n"
+        f"are not told apart. {told}".rstrip() + "\n"
     )
 
 
 def told_apart(profiles: Sequence[Profile]) -> str:
     """How many pairs of mechanisms some probe tells apart."""
+    if all(len(profile.accuracies()) < 2 for profile in profiles):
+        return ""
     everyone = {name for profile in profiles for name in profile.accuracies()}
     found = set().union(*(seeds.apart(profile.accuracies()) for profile in profiles))
     pairs = len(everyone) * (len(everyone) - 1) // 2
