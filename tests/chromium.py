@@ -30,6 +30,7 @@ def opened(path: Path) -> Iterator[Any]:
         driver.execute_cdp_cmd("Network.enable", {})
         offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
         driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+        driver.set_script_timeout(600)  # a busy machine is no failure
         driver.get(path.as_uri())
         yield driver
     finally:

@@ -45,7 +45,8 @@ def summary(profiles: Sequence[Profile]) -> str:
     return (
         f"## All probes\n\n{markdown.table(header, rows)}\n\n"
         "Mean over seeds ± half of the 95 % interval over seeds. Rows of a column that share a letter "
-        f"are not told apart. {told}".rstrip() + "\n"
+        f"are not told apart. {told}".rstrip()
+        + "\n"
     )
 
 

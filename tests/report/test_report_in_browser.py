@@ -45,11 +45,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def wait(driver: Any, script: str) -> Any:
     """What a script gives as soon as it gives something."""
-    for _ in range(400):
+    for _ in range(4000):
         if found := driver.execute_script(script):
             return found
         time.sleep(0.1)
-    pytest.fail(f"never true in 40 s: {script}")
+    pytest.fail(f"never true in 400 s: {script}")
 
 
 def column(browser: Any, heading: str) -> list[str]:
