@@ -208,6 +208,18 @@ def test_a_probe_and_a_mechanism_from_plug_in_files_work_without_an_edit(tmp_pat
 
 
 @pytest.mark.usefixtures("isolated_registry")
+def test_who_cannot_stand_on_a_probes_rung_is_as_its_authors_have_it_and_says_so() -> None:
+    for name, told in (("full", ""), ("identity", "identity cannot carry position codes")):
+        of = cell(name, "offset")
+        model, why = measure.build(of, measure.probe_of(of))
+        assert why.startswith(told)
+        assert bool(why) == bool(told)
+        assert any("position" in part for part, _ in model.named_modules()) == (not told)
+    asked = cell("identity", "offset", options={"rung": "bias"})
+    with pytest.raises(AttnbenchError, match="cannot carry position codes"):
+        measure.build(asked, measure.probe_of(asked))
+
+
 def test_a_mechanism_that_fails_is_a_record_with_its_reason(tmp_path: Path) -> None:
     path = tmp_path / "leaking.py"
     path.write_text(LEAKING.replace("B, H, W, C = x.shape", "raise ValueError('on purpose')"))
