@@ -17,7 +17,7 @@ _OF_PIXELS = {
     "miou_context": "mIoU of context",
     "pixel_accuracy": "pixels right",
 }
-_AP = {"": "AP", "50": "AP50", "75": "AP75", "_s": "APS", "_m": "APM", "_l": "APL"}
+_AP = {"": "AP", "50": "AP50", "75": "AP75", "_s": "APS", "_m": "APM", "_l": "APL", "_context": "AP of context"}
 
 
 def scores(head: str) -> dict[str, str]:
@@ -29,7 +29,7 @@ def scores(head: str) -> dict[str, str]:
 
 
 def _values(head: str) -> Iterator[Value]:
-    main = ("miou", "miou_ms", "miou_context", "ap_box", "ap_mask")
+    main = ("miou", "miou_ms", "miou_context", "ap_box", "ap_box_context", "ap_mask")
     for name, title in scores(head).items():
         for suffix, words in (("", ""), ("_best", ", best test")):
             yield Value(

@@ -17,7 +17,7 @@ from attnbench.tables.conditions import conditions
 from attnbench.tables.render import DASH, Column, Table
 
 DATASET = "scenes"
-_SHOWN = {"semantic": ("miou", "miou_context"), "detection": ("ap_box", "ap_mask")}
+_SHOWN = {"semantic": ("miou", "miou_context"), "detection": ("ap_box", "ap_box_context", "ap_mask")}
 
 
 def scenes_table(records: Sequence[Measurement]) -> Table:
