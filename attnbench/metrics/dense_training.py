@@ -50,13 +50,17 @@ def how(m: "Measurement") -> str:
     told: dict[str, Any] = {
         "recipe": "?",
         "recipe_changes": {},
+        "data_options": {},
         "images_seen": 0,
         "authors_report": "?",
     } | m.details
-    changes = ", ".join(f"{key}={value}" for key, value in told["recipe_changes"].items())
+    changes, options = (
+        ", ".join(f"{key}={value}" for key, value in told[name].items())
+        for name in ("recipe_changes", "data_options")
+    )
     return (
         f"recipe {told['recipe']}{f' with {changes}' if changes else ''} ({m.cell.recipe}) on "
-        f"{m.cell.dataset}, {told['images_seen']:,} images seen, seed {m.cell.seed}"
+        f"{m.cell.dataset}{f' with {options}' if options else ''}, {told['images_seen']:,} images seen, seed {m.cell.seed}"
     )
 
 
