@@ -17,7 +17,15 @@ _OF_PIXELS = {
     "miou_context": "mIoU of context",
     "pixel_accuracy": "pixels right",
 }
-_AP = {"": "AP", "50": "AP50", "75": "AP75", "_s": "APS", "_m": "APM", "_l": "APL", "_context": "AP of context"}
+_AP = {
+    "": "AP",
+    "50": "AP50",
+    "75": "AP75",
+    "_s": "APS",
+    "_m": "APM",
+    "_l": "APL",
+    "_context": "AP of context",
+}
 
 
 def scores(head: str) -> dict[str, str]:
@@ -60,7 +68,8 @@ def how(m: "Measurement") -> str:
     )
     return (
         f"recipe {told['recipe']}{f' with {changes}' if changes else ''} ({m.cell.recipe}) on "
-        f"{m.cell.dataset}{f' with {options}' if options else ''}, {told['images_seen']:,} images seen, seed {m.cell.seed}"
+        f"{m.cell.dataset}{f' with {options}' if options else ''}, {told['images_seen']:,} images seen, "
+        f"seed {m.cell.seed}"
     )
 
 

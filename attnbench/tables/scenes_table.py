@@ -21,7 +21,7 @@ _SHOWN = {"semantic": ("miou", "miou_context"), "detection": ("ap_box", "ap_box_
 
 
 def scenes_table(records: Sequence[Measurement]) -> Table:
-    """One row a mechanism, the newest recipe and images of each head; the mean over seeds and its 95 % interval.
+    """One row a mechanism, each head's newest recipe and images; the mean over seeds, its 95 % interval.
 
     Raises:
         AttnbenchError: there is no record of the scenes.
