@@ -17,7 +17,15 @@ _OF_PIXELS = {
     "miou_context": "mIoU of context",
     "pixel_accuracy": "pixels right",
 }
-_AP = {"": "AP", "50": "AP50", "75": "AP75", "_s": "APS", "_m": "APM", "_l": "APL"}
+_AP = {
+    "": "AP",
+    "50": "AP50",
+    "75": "AP75",
+    "_s": "APS",
+    "_m": "APM",
+    "_l": "APL",
+    "_context": "AP of context",
+}
 
 
 def scores(head: str) -> dict[str, str]:
@@ -29,7 +37,7 @@ def scores(head: str) -> dict[str, str]:
 
 
 def _values(head: str) -> Iterator[Value]:
-    main = ("miou", "miou_ms", "miou_context", "ap_box", "ap_mask")
+    main = ("miou", "miou_ms", "miou_context", "ap_box", "ap_box_context", "ap_mask")
     for name, title in scores(head).items():
         for suffix, words in (("", ""), ("_best", ", best test")):
             yield Value(
@@ -50,13 +58,18 @@ def how(m: "Measurement") -> str:
     told: dict[str, Any] = {
         "recipe": "?",
         "recipe_changes": {},
+        "data_options": {},
         "images_seen": 0,
         "authors_report": "?",
     } | m.details
-    changes = ", ".join(f"{key}={value}" for key, value in told["recipe_changes"].items())
+    changes, options = (
+        ", ".join(f"{key}={value}" for key, value in told[name].items())
+        for name in ("recipe_changes", "data_options")
+    )
     return (
         f"recipe {told['recipe']}{f' with {changes}' if changes else ''} ({m.cell.recipe}) on "
-        f"{m.cell.dataset}, {told['images_seen']:,} images seen, seed {m.cell.seed}"
+        f"{m.cell.dataset}{f' with {options}' if options else ''}, {told['images_seen']:,} images seen, "
+        f"seed {m.cell.seed}"
     )
 
 

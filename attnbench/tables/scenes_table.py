@@ -17,11 +17,11 @@ from attnbench.tables.conditions import conditions
 from attnbench.tables.render import DASH, Column, Table
 
 DATASET = "scenes"
-_SHOWN = {"semantic": ("miou", "miou_context"), "detection": ("ap_box", "ap_mask")}
+_SHOWN = {"semantic": ("miou", "miou_context"), "detection": ("ap_box", "ap_box_context", "ap_mask")}
 
 
 def scenes_table(records: Sequence[Measurement]) -> Table:
-    """One row a mechanism, the newest recipe of each head; the mean over seeds and its 95 % interval.
+    """One row a mechanism, each head's newest recipe and images; the mean over seeds, its 95 % interval.
 
     Raises:
         AttnbenchError: there is no record of the scenes.
@@ -41,8 +41,7 @@ def scenes_table(records: Sequence[Measurement]) -> Table:
         for name in _SHOWN["detection" if head in DETECTORS else "semantic"]:
             of_value = [m for m in found if m.cell.metric == f"{head}_training" and m.name == name]
             if of_value:
-                recipe = of_value[-1].cell.recipe
-                newest = [m for m in of_value if m.cell.recipe == recipe]
+                newest = [m for m in of_value if _setting(m) == _setting(of_value[-1])]
                 seeds |= {m.cell.seed for m in newest}
                 _add(table, head, name, newest)
     table.notes += [
@@ -59,6 +58,11 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     found = mean(values)
     return found.value - found.half_width, found.value + found.half_width
+
+
+def _setting(m: Measurement) -> tuple[str, object]:
+    """What the runs of a column have in common: a recipe, and scenes of one size and number."""
+    return m.cell.recipe, m.details.get("data_options", {})
 
 
 def _values(by_seed: dict[int, Measurement]) -> dict[int, float]:

@@ -19,7 +19,7 @@ from attnbench.harness.dense.samples import Objects
 
 Size = tuple[int, int]
 NAMES = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")
-"""What :func:`score` gives, in percent: at IoU .5 to .95, .5, .75, and of small, medium, large objects."""
+"""What :meth:`Judge.score` gives, in percent: at IoU .5 to .95, .5, .75; of small, medium, large objects."""
 
 
 class Judge:
@@ -48,11 +48,12 @@ class Judge:
             distributed.all_gather_object(parts, self.seen)
             self.seen = {key: value for part in parts for key, value in part.items()}
 
-    def score(self, kind: str = "bbox") -> dict[str, float]:
+    def score(self, kind: str = "bbox", context: Sequence[int] = ()) -> dict[str, float]:
         """AP by name (:data:`NAMES`), in percent; not a number where no object is of that size.
 
         Args:
             kind: ``bbox`` or ``segm``.
+            context: classes whose mean AP is given too, as ``ap_context``.
         """
         order = sorted(self.seen)
         truth = [
@@ -61,7 +62,7 @@ class Judge:
         ]
         found = [one for key in order for one in self.seen[key][2]]
         if not found:
-            return self._nothing()
+            return self._nothing(context)
         coco = {
             "info": {},
             "images": [self.seen[key][0] for key in order],
@@ -69,20 +70,30 @@ class Judge:
             "categories": [{"id": number, "name": str(number)} for number in self.categories],
         }
         with contextlib.redirect_stdout(io.StringIO()):
-            stats = _stats(self.package, coco, found, kind)
-        return {
+            stats, by_class = _stats(self.package, coco, found, kind)
+        scores = {
             name: 100 * float(value) if value >= 0 else float("nan")
             for name, value in zip(NAMES, stats[:6], strict=True)
         }
+        if context:
+            known = [by_class[self.categories[place]] for place in context]
+            known = [value for value in known if value >= 0]
+            scores["ap_context"] = 100 * sum(known) / len(known) if known else float("nan")
+        return scores
 
-    def _nothing(self) -> dict[str, float]:
+    def _nothing(self, context: Sequence[int]) -> dict[str, float]:
         """AP where nothing was found: zero, but not a number where there was nothing to find."""
         areas = [t["area"] for part in self.seen.values() for t in part[1] if not t["iscrowd"]]
         among = [areas] * 3 + [
             [a for a in areas if low <= a <= high]
             for low, high in ((0, 32**2), (32**2, 96**2), (96**2, 1e10))
         ]
-        return {name: 0.0 if some else float("nan") for name, some in zip(NAMES, among, strict=True)}
+        scores = {name: 0.0 if some else float("nan") for name, some in zip(NAMES, among, strict=True)}
+        if context:
+            wanted = {self.categories[place] for place in context}
+            some = any(t["category_id"] in wanted for part in self.seen.values() for t in part[1])
+            scores["ap_context"] = 0.0 if some else float("nan")
+        return scores
 
     def _truth(self, image_id: int, truth: Objects) -> list[dict[str, Any]]:
         corners = truth.boxes.tolist()
@@ -117,7 +128,10 @@ class Judge:
         ]
 
 
-def _stats(package: str, truth: dict[str, Any], found: list[dict[str, Any]], kind: str) -> Any:
+def _stats(
+    package: str, truth: dict[str, Any], found: list[dict[str, Any]], kind: str
+) -> tuple[Any, dict[int, float]]:
+    """The twelve numbers that COCO prints, and AP by category; -1 where no object is."""
     if package == "faster_coco_eval":
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval
@@ -137,7 +151,14 @@ def _stats(package: str, truth: dict[str, Any], found: list[dict[str, Any]], kin
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
-    return judge.stats
+    # thresholds × recalls × categories × areas (all first) × most detections (the largest last)
+    precision = judge.eval["precision"][:, :, :, 0, -1]
+    by_class = {
+        int(number): float(of_class[of_class > -1].mean()) if (of_class > -1).any() else -1.0
+        for place, number in enumerate(judge.params.catIds)
+        for of_class in [precision[:, :, place]]
+    }
+    return judge.stats, by_class
 
 
 def on_cpu(found: dict[str, Tensor]) -> dict[str, Tensor]:

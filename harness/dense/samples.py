@@ -50,7 +50,8 @@ class Sample:
 class Classes:
     """Names of the classes of pixels (``stuff``) and of objects (``things``), by number.
 
-    ``context`` are the classes of ``stuff`` that only what lies far away tells apart, if the data set says.
+    ``context`` are the classes of ``stuff`` that only what lies far away tells apart, if the data set says;
+    ``context_things`` are those of ``things`` that have the same names.
     ``category_ids`` are the data set's own numbers of ``things``, for files of results.
     """
 
@@ -58,6 +59,12 @@ class Classes:
     things: tuple[str, ...] = ()
     context: tuple[int, ...] = ()
     category_ids: tuple[int, ...] = field(default=())
+
+    @property
+    def context_things(self) -> tuple[int, ...]:
+        """Numbers of the things that need context."""
+        names = {self.stuff[number] for number in self.context}
+        return tuple(number for number, name in enumerate(self.things) if name in names)
 
 
 class DenseDataset(Protocol):

@@ -130,7 +130,10 @@ class Detection(DenseTask):
         return module(list(images), list(targets))
 
     def evaluate(self, model: nn.Module, ranks: Ranks) -> dict[str, float]:
-        """AP of boxes, and of masks where the head draws them, in percent. An image is tested by itself."""
+        """AP of boxes, and of masks where the head draws them, in percent. An image is tested by itself.
+
+        Also of the classes that need context, if there are such.
+        """
         data = self.seen
         judge = Judge(data.classes.category_ids, first_label(self.recipe.head))
         for index in range(ranks.rank, len(data.ids("test")), ranks.world):
@@ -144,7 +147,8 @@ class Detection(DenseTask):
         kinds = {"box": "bbox", **({"mask": "segm"} if self.recipe.head == "mask_rcnn" else {})}
         scores: dict[str, float] = {}
         for name, kind in kinds.items():
-            scores |= {key.replace("ap", f"ap_{name}", 1): value for key, value in judge.score(kind).items()}
+            found_of = judge.score(kind, data.classes.context_things)
+            scores |= {key.replace("ap", f"ap_{name}", 1): value for key, value in found_of.items()}
         return {name: value for name, value in scores.items() if value == value}  # no object of that size
 
     def _portrait(self, index: int) -> bool:

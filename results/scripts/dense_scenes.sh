@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The four heads with three mechanisms on the generated scenes: dense_scenes.sh [SEEDS] [OUT].
-# One thread a run, a minute or two each on an idle core; a run that ended is not repeated. Then:
+# The four heads with three mechanisms on the generated scenes: dense_scenes.sh [SEEDS] [OUT] [HEADS].
+# One thread a run, one to four minutes each on an idle core; a run that ended is not repeated. Then:
 #   cat OUT/*/records/train.jsonl > OUT/records/scenes.jsonl; attnbench table scenes --records OUT/records
 set -euo pipefail
-seeds=${1:-"0 1 2"} out=${2:-attnbench-results/scenes}
+seeds=${1:-"0 1 2"} out=${2:-attnbench-results/scenes} heads=${3:-"sem_fpn upernet retinanet mask_rcnn"}
 export OMP_NUM_THREADS=1
 for seed in $seeds; do
-  for head in sem_fpn upernet retinanet mask_rcnn; do
+  for head in $heads; do
     case $head in sem_fpn | upernet) task=semantic ;; *) task=detection ;; esac
     for mechanism in bra shifted_window identity; do
       attnbench train --task "$task" --layout swin_pico --mechanism "$mechanism" --data scenes \

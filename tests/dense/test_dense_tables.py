@@ -134,7 +134,14 @@ def test_scenes_have_intervals_over_seeds() -> None:
         scenes_table(records + floors).value("bra", "sem_fpn_miou_percent_over_identity")
         == "+11.0 [+8.5, +13.5]"
     )
-    table = scenes_table(records)
+    wide = [
+        m.model_copy(update={"value": 50.0, "details": m.details | {"data_options": {"width": 192}}})
+        for m in records[:1]
+    ]
+    other = scenes_table(records + wide)  # newer, of other images: never in one mean with them
+    assert other.value("bra", "sem_fpn_miou_percent") == 50.0
+    assert any("scenes with width=192" in note for note in other.notes)
+    table = scenes_table(wide + records)
     assert table.value("bra", "sem_fpn_miou_percent") == 72.0
     assert table.value("bra", "sem_fpn_miou_percent_interval") == "67.0 to 77.0 (3)"
     narrow = as_text(table)  # none of its metrics is measured by default, and yet they are what it shows

@@ -15,6 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from attnbench.harness.counting.macs import count_forward
+from attnbench.harness.data.scenes import Scenes
 from attnbench.harness.dense import mask_rcnn, retinanet
 from attnbench.harness.dense.dense_model import backbone_of, create_dense_model
 from attnbench.harness.dense.head_parts import resize
@@ -232,3 +233,35 @@ def test_unknown_names_are_told() -> None:
         create_dense_model("fcn", "swin_pico", "bra", 3)
     with pytest.raises(AttnbenchError, match="no such width"):
         create_dense_model("upernet", "swin_pico", "bra", 3, widths={"depth": 3})
+
+
+@pytest.mark.parametrize(("head", "most"), [("retinanet", 40), ("mask_rcnn", 24)])
+def test_behind_identity_a_blobs_class_does_not_depend_on_the_post(head: str, most: int) -> None:
+    """How far to the left the class of a blob-sized thing depends on the image; the post is 55 px away.
+
+    At the finest level, the only one whose anchors or boxes are as small as a blob. So it takes attention to
+    tell blobs apart in detection.
+    """
+    model: Any = create_dense_model(
+        head, "swin_pico", "identity", 6, widths=WIDTHS[head], img_size=64, drop_path_rate=0.0
+    )
+    model.eval()
+    width = Scenes().width
+    first = int(0.6 * width) + 4  # middle of the smallest blob at the near end of its 40 %
+    reach = max(place - _leftmost(model, head, place, width) for place in range(first, first + 16))
+    assert reach <= most < first - 7  # where a post on the left ends
+
+
+def _leftmost(model: Any, head: str, place: int, width: int) -> int:
+    """First column of the image that the class scores at a column depend on, by the gradient."""
+    image = torch.randn(1, 3, 32, width, requires_grad=True)
+    maps = model.backbone(image)
+    if head == "retinanet":
+        finest = model.head.classification_head.conv(maps["0"])
+        scores = model.head.classification_head.cls_logits(finest)[..., place // model.backbone.strides[0]]
+    else:
+        box = torch.tensor([[place - 5.0, 5.0, place + 6.0, 16.0]])
+        pooled = model.roi_heads.box_roi_pool(maps, [box])
+        scores = model.roi_heads.box_predictor(model.roi_heads.box_head(pooled))[0]
+    (gradient,) = torch.autograd.grad(scores.square().sum(), image)
+    return int(gradient.abs().sum((0, 1, 2)).nonzero()[0])

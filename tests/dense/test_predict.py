@@ -134,10 +134,15 @@ def test_both_packages_judge_alike(kind: str) -> None:
         for seed in range(4):
             truth, found = scene(seed)
             judge.add(seed, (120, 120), truth, found, (60, 60))
-        scores.append(judge.score(kind))
+        scores.append(judge.score(kind) | {"first": judge.score(kind, (0,))["ap_context"]})
+        both = judge.score(kind, (0, 1))
+        second = judge.score(kind, (1,))["ap_context"]
+        assert both["ap_context"] == pytest.approx(both["ap"], abs=1e-9)
+        assert (scores[-1]["first"] + second) / 2 == pytest.approx(both["ap"], abs=1e-9)
+        assert abs(scores[-1]["first"] - second) > 0.1
     assert scores[0] == pytest.approx(scores[1], abs=1e-9, nan_ok=True)
     assert 0 < scores[0]["ap"] < 100
-    assert tuple(scores[0]) == NAMES
+    assert tuple(scores[0])[:-1] == NAMES
 
 
 def test_what_is_exactly_found_has_an_ap_of_100_and_nothing_of_0() -> None:
@@ -150,5 +155,6 @@ def test_what_is_exactly_found_has_an_ap_of_100_and_nothing_of_0() -> None:
     judge, blind = Judge((3, 7), 0), Judge((3, 7), 0)
     judge.add(5, (120, 120), truth, exact, (120, 120))
     blind.add(5, (120, 120), truth, {k: v[:0] for k, v in exact.items()}, (120, 120))
-    assert judge.score()["ap"] == pytest.approx(100)
+    assert judge.score(context=(1,))["ap_context"] == judge.score()["ap"] == pytest.approx(100)
+    assert blind.score(context=(1,))["ap_context"] == 0
     assert blind.score() == {"ap": 0, "ap50": 0, "ap75": 0, "ap_s": 0, "ap_m": 0, "ap_l": 0}
