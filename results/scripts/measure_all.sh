@@ -4,7 +4,8 @@
 #   results/scripts/measure_all.sh [OPTIONS OF attnbench run, such as --budget 20]
 #
 # What has a record is not measured again, so it can be stopped and started at any time; --force measures all
-# anew. About an hour on two cores; what matters most comes first. Then: python results/scripts/publish.py
+# anew. About an hour on two cores; what matters most comes first. Tables, figures, the report and README's
+# table and picture are made of it at the end, by publish.py, which can be run by itself.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 2
 python=${PYTHON:-python3}
@@ -58,4 +59,5 @@ PYTHON
 measure --layout swin_t --metrics growth
 measure --layout swin_t --metrics explain --modes infer --precision fp32 "$@"
 [ $failed = 0 ] || echo "some runs failed: see above, and start this again"
+"$python" results/scripts/publish.py || failed=1
 exit $failed
