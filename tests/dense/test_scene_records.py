@@ -6,7 +6,8 @@ import pytest
 
 from attnbench import seeds, store
 
-RECORDS = store.read(Path(__file__).parents[2] / "results" / "dense" / "records" / "scenes.jsonl", pytest.fail)
+SCENES = Path(__file__).parents[2] / "results" / "dense" / "records" / "scenes.jsonl"
+RECORDS = store.read(SCENES, pytest.fail)
 
 
 def of(head: str, mechanism: str, value: str) -> dict[int, float]:
