@@ -207,7 +207,6 @@ def test_a_probe_and_a_mechanism_from_plug_in_files_work_without_an_edit(tmp_pat
     assert {row["mechanism"]: row["accuracy"] > 90 for row in rows} == {"leaking": True, "identity": True}
 
 
-@pytest.mark.usefixtures("isolated_registry")
 def test_who_cannot_stand_on_a_probes_rung_is_as_its_authors_have_it_and_says_so() -> None:
     for name, told in (("full", ""), ("identity", "identity cannot carry position codes")):
         of = cell(name, "offset")
@@ -220,6 +219,7 @@ def test_who_cannot_stand_on_a_probes_rung_is_as_its_authors_have_it_and_says_so
         measure.build(asked, measure.probe_of(asked))
 
 
+@pytest.mark.usefixtures("isolated_registry")
 def test_a_mechanism_that_fails_is_a_record_with_its_reason(tmp_path: Path) -> None:
     path = tmp_path / "leaking.py"
     path.write_text(LEAKING.replace("B, H, W, C = x.shape", "raise ValueError('on purpose')"))
