@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from documents import example
 
 from attnbench import certificates, registry, store, tables
 from attnbench.harness.conformance.checks import check_mechanism
@@ -13,13 +14,6 @@ from attnbench.tables.narrow import as_text
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-
-
-def example() -> str:
-    found = re.search(r"```python\n(# my_attention.py\n.*?)```", EXTENDING, flags=re.DOTALL)
-    assert found
-    return found.group(1)
 
 
 @pytest.mark.usefixtures("isolated_registry")

@@ -8,20 +8,7 @@ import time
 import zipfile
 from pathlib import Path
 
-PLUGIN = """
-from torch import Tensor, nn
-from attnbench import Site, register_mechanism
-
-
-@register_mechanism("row", pattern="static", year=2026)
-class Row(nn.Module):
-    def __init__(self, site: Site) -> None:
-        super().__init__()
-        self.proj = nn.Linear(site.dim, site.dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x - x.mean(2, keepdim=True))
-"""
+from documents import example
 
 
 def main(folder: Path) -> None:
@@ -53,7 +40,7 @@ def main(folder: Path) -> None:
 def benchmark(folder: Path, environment: dict[str, str]) -> None:
     """pytest's benchmarks in a folder with nothing but a plug-in: measure, keep, compare."""
     folder.mkdir()
-    (folder / "my_attention.py").write_text(PLUGIN, encoding="utf-8")
+    (folder / "my_attention.py").write_text(example(), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "attnbench"]
     command += ["--benchmark-only", "--plugin=my_attention.py", "-k", "row"]
     for further, said in (

@@ -60,22 +60,11 @@ def _panel(axis: Any, grid: Grid, table: Table, column: Column) -> None:
         values = {x: table.value(row, column.name) for x, row in rows.items()}
         known = {x: value / column.scale for x, value in values.items() if value is not None}
         deviation = f"{column.name}_sd"
+        bars = None  # of one seed there is no spread
         if deviation in table.raw:
             bars = [(table.value(rows[x], deviation) or 0) / column.scale for x in known]
-            axis.errorbar(
-                list(known),
-                list(known.values()),
-                bars,
-                marker="o",
-                linestyle=style,
-                capsize=2,
-                label=label,
-                color=colour,
-            )
-        else:
-            axis.plot(
-                list(known), list(known.values()), marker="o", linestyle=style, label=label, color=colour
-            )
+        look = {"marker": "o", "linestyle": style, "color": colour}
+        axis.errorbar(list(known), list(known.values()), bars, capsize=2, label=label, **look)
         missing += [(x, colour) for x, value in values.items() if value is None]
     for x, colour in missing:
         axis.plot(

@@ -1,7 +1,7 @@
 """The probe profile as columns beside the cost of mechanisms: what attention buys, on generated tasks."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
@@ -32,10 +32,17 @@ def add_probes(table: Table, records: Sequence[Measurement], row_of: Callable[[C
     known = set(table.raw.index)
     ours = [m for m in records if m.cell.metric == "probe" and row_of(m.cell) in known]
     found = [profile for profile in profiles(ours) if len(profile.accuracies()) >= LEAST_ROWS]
-    found = sorted(sorted(found, key=_fewest_seeds)[:MOST], key=_is_whole)
+    found = sorted(found, key=lambda profile: (-_trainings(profile), profile.title))[:MOST]
+    found.sort(key=lambda profile: not profile.has_hops)
     for profile in found:
-        _add(table, profile, ours, row_of)
-        _add_hops(table, profile, ours, row_of, turn=0 if profile is found[0] else LATER)
+        behind = {
+            str(row_of(m.cell)): m
+            for m in ours
+            if m.cell.dataset == profile.probe and m.name == "accuracy" and m.cell.row in profile.rows
+        }
+        _add(table, profile, behind)
+        if profile.has_hops:
+            _add_hops(table, profile, behind, turn=0 if profile is found[0] else LATER)
     if found:
         table.notes.append(
             "Probe profile: percent right on generated tasks ('attnbench probe'; docs/probes.md says why "
@@ -43,67 +50,43 @@ def add_probes(table: Table, records: Sequence[Measurement], row_of: Callable[[C
         )
 
 
-def _fewest_seeds(profile: Profile) -> tuple[int, str]:
-    """For sorting: what most models were trained of comes first."""
-    return -sum(row.seeds for row in profile.rows.values()), profile.title
+def _trainings(profile: Profile) -> int:
+    return sum(row.seeds for row in profile.rows.values())
 
 
-def _is_whole(profile: Profile) -> bool:
-    return not _has_hops(profile)
-
-
-def _has_hops(profile: Profile) -> bool:
-    return any(row.mean("one_hop") for row in profile.rows.values())
-
-
-def _add(
-    table: Table, profile: Profile, records: Sequence[Measurement], row_of: Callable[[Cell], str | None]
-) -> None:
+def _add(table: Table, profile: Profile, behind: Mapping[str, Measurement]) -> None:
+    """The accuracy, its interval and the number of seeds; ``behind`` is a record of each row of the table."""
     name = f"probe_{profile.probe}_percent"
+    means = {r: mean for r, m in behind.items() if (mean := profile.rows[m.cell.row].mean("accuracy"))}
     column = Column(name, f"Probe: {profile.title} (%)", turn=TOTAL)
-    rows = {row_of(m.cell): profile.rows.get(m.cell.row) for m in records if m.cell.dataset == profile.probe}
-    means = {name: row.mean("accuracy") if row else None for name, row in rows.items()}
-    values = {row: mean for row, mean in means.items() if mean is not None}
-    index = list(table.raw.index)
-    table.raw[name] = pd.array([values[r].value if r in values else None for r in index], dtype="Float64")
-    widths = [values[r].half_width if r in values else math.inf for r in index]
+    _put(table, column, {r: mean.value for r, mean in means.items()}, behind)
     half = Column(f"{name}_half_width", f"{column.heading} ±", 1, 1, csv_only=True)
-    table.raw[half.name] = pd.array([w if w < math.inf else None for w in widths], dtype="Float64")
-    table.raw[f"probe_{profile.probe}_seeds"] = pd.array(
-        [values[r].seeds if r in values else None for r in index], dtype="Int64"
-    )
-    table.columns += [column, half]
-    table.legends[name] = LEGEND
-    for r in index:
-        for m in records:
-            if row_of(m.cell) == r and m.cell.dataset == profile.probe and m.name == "accuracy":
-                table.measured[r, name] = m
+    known = {r: mean.half_width for r, mean in means.items() if mean.half_width < math.inf}
+    table.raw[half.name] = pd.array([known.get(r) for r in table.raw.index], dtype="Float64")
+    counts = [means[r].seeds if r in means else None for r in table.raw.index]
+    table.raw[f"probe_{profile.probe}_seeds"] = pd.array(counts, dtype="Int64")
+    table.columns.append(half)
     table.notes.append(_told(profile))
 
 
-def _add_hops(
-    table: Table,
-    profile: Profile,
-    records: Sequence[Measurement],
-    row_of: Callable[[Cell], str | None],
-    *,
-    turn: int,
-) -> None:
-    """Right of what lies in one hop, and beyond it, where the probe has answers in one place."""
-    if not _has_hops(profile):
-        return
-    rows = {row_of(m.cell): profile.rows.get(m.cell.row) for m in records if m.cell.dataset == profile.probe}
-    for part, words in (("one_hop", "1 hop"), ("far", "far")):
+def _add_hops(table: Table, profile: Profile, behind: Mapping[str, Measurement], *, turn: int) -> None:
+    """Right of what lies in one hop, and beyond it."""
+    rows = {r: profile.rows[m.cell.row] for r, m in behind.items()}
+    near = {r: row.mean("one_hop") for r, row in rows.items()}
+    far = {r: row.far() for r, row in rows.items()}
+    for part, words, means in (("one_hop", "1 hop", near), ("far", "far", far)):
         name = f"probe_{profile.probe}_{part}_percent"
         column = Column(name, f"Probe: {profile.title} ({words})", turn=turn)
-        means = {r: (row.far() if part == "far" else row.mean(part)) for r, row in rows.items() if row}
-        values = {r: mean.value for r, mean in means.items() if mean is not None}
-        table.raw[column.name] = pd.array([values.get(r) for r in table.raw.index], dtype="Float64")
-        table.columns.append(column)
-        table.legends[column.name] = LEGEND
-        for m in records:
-            if m.cell.dataset == profile.probe and m.name == "accuracy" and (row := row_of(m.cell)) in values:
-                table.measured[str(row), column.name] = m
+        _put(table, column, {r: mean.value for r, mean in means.items() if mean}, behind)
+
+
+def _put(
+    table: Table, column: Column, values: Mapping[str, float], behind: Mapping[str, Measurement]
+) -> None:
+    table.raw[column.name] = pd.array([values.get(r) for r in table.raw.index], dtype="Float64")
+    table.columns.append(column)
+    table.legends[column.name] = LEGEND
+    table.measured |= {(r, column.name): behind[r] for r in values}
 
 
 def _told(profile: Profile) -> str:

@@ -92,6 +92,11 @@ class Profile:
         """What a heading calls the probe."""
         return datasets.get(self.probe).facts.title if self.probe in datasets.names() else self.probe
 
+    @property
+    def has_hops(self) -> bool:
+        """Whether its answers lie in one place each, so that accuracy is split by how far that is."""
+        return any(row.mean(hop) for row in self.rows.values() for hop in HOPS)
+
     def accuracies(self) -> dict[str, dict[int, float]]:
         """Accuracy by seed, by row."""
         return {name: dict(row.values["accuracy"]) for name, row in self.rows.items() if row.seeds}

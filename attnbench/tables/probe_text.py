@@ -73,13 +73,12 @@ def _detail(profile: Profile) -> str:
     marks, budget = groups(profile), profile.budget
     side = profile.resolution // 4
     header = ["Attention", "Seeds", "Right (%)", ""]
-    has_hops = any(row.mean(hop) for row in profile.rows.values() for hop in HOPS)
-    header += [f"{WORDS[hop]} (share)" for hop in HOPS] if has_hops else []
+    header += [f"{WORDS[hop]} (share)" for hop in HOPS] if profile.has_hops else []
     header += [f"at {round(1.5 * side)}²", f"at {2 * side}²", "Rate", "Why"]
     rows = []
     for name, row in profile.rows.items():
         cells = [title(name), str(row.seeds), _percent(row.mean("accuracy")), marks.get(name, "")]
-        cells += [_hop(row, hop) for hop in HOPS] if has_hops else []
+        cells += [_hop(row, hop) for hop in HOPS] if profile.has_hops else []
         cells += [_plain(row, "accuracy_1.5x"), _plain(row, "accuracy_2x"), _rate(row), why(row, profile)]
         rows.append(cells)
     lines = [
@@ -92,7 +91,7 @@ def _detail(profile: Profile) -> str:
         "",
         markdown.table(header, rows, left=(0, len(header) - 1)),
         "",
-        _below(profile, has_hops),
+        _below(profile),
     ]
     return "\n".join(lines) + "\n"
 
@@ -104,10 +103,10 @@ def _question(profile: Profile) -> str:
     return question
 
 
-def _below(profile: Profile, has_hops: bool) -> str:
+def _below(profile: Profile) -> str:
     """What the numbers are, what they can tell, and what they have to do with ImageNet."""
     told = []
-    if has_hops:
+    if profile.has_hops:
         told.append(
             "One hop: the answer lies where an attention reads; composed: only where several blocks after "
             "each other do; out of reach: nowhere, so that anything above guessing is a leak. Shares are of "

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,20 +113,17 @@ def build(cell: Cell, probe: Probe) -> tuple[Backbone, str]:
         pool = "avg" if layout.merges else ""
         return Backbone(layout, spec, impl=cell.impl, options=options, global_pool=pool)
 
-    model, why = _first_that_stands(on, cell.options.get("rung"), probe.rung)
+    rung, why = cell.options.get("rung", probe.rung), ""
+    try:
+        model = on(rung)
+    except AttnbenchError as error:
+        if "rung" in cell.options or rung == AUTHORS:
+            raise
+        model, why = on(AUTHORS), str(error)
     for part in model.modules():
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=GAIN * part.in_features**-0.5)
     return model, why
-
-
-def _first_that_stands(on: Callable[[str], Backbone], asked: str | None, own: str) -> tuple[Backbone, str]:
-    if asked is not None or own == AUTHORS:
-        return on(asked or AUTHORS), ""
-    try:
-        return on(own), ""
-    except AttnbenchError as error:
-        return on(AUTHORS), str(error)
 
 
 def _attempt(cell: Cell, probe: Probe, budget: Budget, rate: float, device: torch.device) -> Attempt:

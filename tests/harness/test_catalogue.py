@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from documents import cells
 from torch import Tensor, nn
 
 from attnbench import Site, get, names, register_mechanism
@@ -111,7 +112,7 @@ def test_a_mechanism_that_declares_little_is_listed() -> None:
     (row,) = (
         line for line in catalogue.render_markdown([entry]).splitlines() if line.startswith("| [little]")
     )
-    assert [cell.strip() for cell in row.strip("|").split("|")][:5] == ["[little](#little)", "little", *"———"]
+    assert cells(row)[:5] == ["[little](#little)", "little", *"———"]
 
 
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
+from documents import cells
 
 from attnbench.__main__ import cli
 from attnbench.errors import AttnbenchError
@@ -103,6 +104,6 @@ def test_recipes_can_be_named_or_left_out() -> None:
 def test_the_command_has_both() -> None:
     out = CliRunner().invoke(cli, ["ledger", "swin_t", "biformer_stl"])
     assert out.exit_code == 0, out.output
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.output.splitlines()]
+    rows = [cells(line) for line in out.output.splitlines()]
     assert ["training", "recipe", "schedule.warmup_epochs", "20", "5"] in [row[:5] for row in rows]
     assert "**attention**" in out.output
