@@ -4,26 +4,18 @@ A cell is a 3 × 3 glyph of black and white (−1, +1; grey is 0) and a frame, i
 in one of eight colours. A patch embedding of 4 × 4 reads one cell and nothing beside it.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Generator, Tensor
 
 from attnbench.harness.probes.probe import CELL
 
-GLYPHS = 512
-"""2⁹ patterns of nine pixels."""
+GLYPHS = NO_GLYPH = 512
+"""2⁹ patterns of nine pixels: the bits of 0 to 511. The next number is an empty cell's."""
 
-COLOURS = 8
-"""Corners of the RGB cube."""
-
-
-def glyph(numbers: Tensor) -> Tensor:
-    """(...,) numbers below 512 to (..., 9) pixels."""
-    return _bits(numbers, 9)
-
-
-def colour(numbers: Tensor) -> Tensor:
-    """(...,) numbers below 8 to (..., 3) channels."""
-    return _bits(numbers, 3)
+COLOURS = NO_COLOUR = 8
+"""Corners of the RGB cube: the bits of 0 to 7. The next number is an empty frame's."""
 
 
 def draw(generator: Generator, high: int, *shape: int) -> Tensor:
@@ -51,25 +43,36 @@ def distinct(generator: Generator, batch: int, among: int, count: int) -> Tensor
     return chosen
 
 
-def put(place: Tensor, values: Tensor, cells: int) -> Tensor:
-    """(B, cells, K) of zeros with ``values`` (B, P, K) at ``place`` (B, P)."""
-    batch, _, width = values.shape
-    return values.new_zeros(batch, cells, width).scatter_(1, place[..., None].expand(-1, -1, width), values)
+def put(place: Tensor, numbers: Tensor, cells: int, empty: int) -> Tensor:
+    """(B, cells) of ``empty`` with ``numbers`` (B, P) at ``place`` (B, P)."""
+    return numbers.new_full((len(numbers), cells), empty).scatter_(1, place, numbers)
 
 
-def paint(glyphs: Tensor, frames: Tensor, side: int) -> Tensor:
-    """(B, N, 9) glyphs and (B, N, 3) frames to images (B, 3, 4·side, 4·side)."""
+def paint(glyphs: Tensor, colours: Tensor, side: int) -> Tensor:
+    """(B, N) numbers of glyphs and of frames' colours to images (B, 3, 4·side, 4·side).
+
+    The four pixels of a cell's line are four bytes, and so one number of 32 bits: a quarter of the elements
+    to move, and floats only at the end.
+    """
     batch = len(glyphs)
-    images = frames.new_empty(batch, 3, side, CELL, side, CELL)
-    flat = frames.view(batch, side, side, 3).permute(0, 3, 1, 2)[..., None].expand(-1, -1, -1, -1, CELL)
-    images[:, :, :, CELL - 1] = flat
-    lines = glyphs.reshape(batch, 1, side, side, 3, 3).expand(-1, 3, -1, -1, -1, -1)
-    for y in range(CELL - 1):  # line by line, so that what is copied lies together: half of the time
-        images[:, :, :, y] = torch.cat((lines[..., y, :], flat[..., -1:]), dim=-1)
-    return images.view(batch, 3, side * CELL, side * CELL)
+    lines, frames = _words(glyphs.device)
+    of_glyphs = lines.index_select(0, glyphs.flatten()).view(batch, side, side, CELL - 1)
+    of_frames = frames.index_select(0, colours.flatten()).view(batch, side, side, 3, CELL)
+    words = of_frames.permute(0, 3, 1, 4, 2).contiguous()  # (B, 3, side, line, side)
+    words[:, :, :, :-1] |= of_glyphs.permute(0, 1, 3, 2)[:, None]
+    return words.view(torch.int8).view(batch, 3, side * CELL, side * CELL).float()
 
 
-def _bits(numbers: Tensor, count: int) -> Tensor:
-    """(...,) whole numbers to (..., count) of −1 and +1."""
-    shifts = torch.arange(count, device=numbers.device)
-    return ((numbers[..., None] >> shifts) & 1).float() * 2 - 1
+@lru_cache
+def _words(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Words of four bytes: (513, 3) lines of each glyph, (9, 12) lines of each frame in three channels."""
+    glyphs = torch.zeros(GLYPHS + 1, CELL - 1, CELL, dtype=torch.int8)
+    glyphs[:-1, :, :-1] = _bits(GLYPHS, 9).view(GLYPHS, CELL - 1, CELL - 1)
+    frames = torch.zeros(COLOURS + 1, 3, CELL, CELL, dtype=torch.int8)
+    frames[:-1, :, :, -1] = frames[:-1, :, -1] = _bits(COLOURS, 3)[..., None]
+    return glyphs.view(torch.int32)[..., 0].to(device), frames.view(torch.int32).flatten(1).to(device)
+
+
+def _bits(count: int, width: int) -> Tensor:
+    """(count, width) of −1 and +1: the bits of 0, 1, ..."""
+    return (torch.arange(count)[:, None] >> torch.arange(width) & 1).to(torch.int8) * 2 - 1

@@ -10,12 +10,22 @@ from typing import ClassVar
 
 from torch import Generator
 
-from attnbench.harness.data._cells import COLOURS, GLYPHS, choose, colour, distinct, draw, glyph, paint, put
+from attnbench.harness.data._cells import (
+    COLOURS,
+    GLYPHS,
+    NO_COLOUR,
+    NO_GLYPH,
+    choose,
+    distinct,
+    draw,
+    paint,
+    put,
+)
 from attnbench.harness.probes.probe import NO_SOURCE, NOT_ASKED, Draw, Probe
 
 
 class Retrieval(Probe):
-    """``share`` of the cells of the size trained at hold a glyph in a coloured frame."""
+    """``share`` of the cells of the size trained at, at most 256, hold a glyph in a coloured frame."""
 
     num_classes = COLOURS
     chance = floor = 100 / COLOURS
@@ -23,13 +33,13 @@ class Retrieval(Probe):
 
     def draw(self, generator: Generator, count: int, side: int) -> Draw:
         """See :class:`~attnbench.harness.probes.probe.Probe`."""
-        pairs, n = round(self.share * self.side**2), side**2
-        keys = glyph(distinct(generator, count, GLYPHS, pairs))  # (B, P, 9)
+        pairs, n = min(round(self.share * self.side**2), GLYPHS // 2), side**2
+        keys = distinct(generator, count, GLYPHS, pairs)
         values = draw(generator, COLOURS, count, pairs)
         places = choose(generator, count, n, 2 * pairs)
         store, query = places.split(pairs, dim=1)
-        glyphs = put(places, keys.repeat(1, 2, 1), n)
-        frames = put(store, colour(values), n)
-        targets = values.new_full((count, n), NOT_ASKED).scatter(1, query, values)
-        source = values.new_full((count, n), NO_SOURCE).scatter(1, query, store)
-        return Draw(paint(glyphs, frames, side), targets, source)
+        glyphs = put(places, keys.repeat(1, 2), n, NO_GLYPH)
+        colours = put(store, values, n, NO_COLOUR)
+        targets = put(query, values, n, NOT_ASKED)
+        source = put(query, store, n, NO_SOURCE)
+        return Draw(paint(glyphs, colours, side), targets, source)

@@ -3,7 +3,7 @@
 from torch import Generator
 
 from attnbench.datasets import register_dataset
-from attnbench.harness.data._cells import COLOURS, GLYPHS, choose, colour, draw, glyph, paint, put
+from attnbench.harness.data._cells import COLOURS, GLYPHS, NO_COLOUR, NO_GLYPH, choose, draw, paint, put
 from attnbench.harness.probes.probe import Draw, Probe
 
 
@@ -36,6 +36,6 @@ class Beacon(Probe):
         """See :class:`~attnbench.harness.probes.probe.Probe`."""
         n = side**2
         place, value = choose(generator, count, n, 1), draw(generator, COLOURS, count, 1)
-        frames = put(place, colour(value), n)
-        glyphs = put(place, glyph(draw(generator, GLYPHS, count, 1)), n)
-        return Draw(paint(glyphs, frames, side), value.repeat(1, n), place.repeat(1, n))
+        colours = put(place, value, n, NO_COLOUR)
+        glyphs = put(place, draw(generator, GLYPHS, count, 1), n, NO_GLYPH)
+        return Draw(paint(glyphs, colours, side), value.repeat(1, n), place.repeat(1, n))

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from attnbench.datasets import register_dataset
-from attnbench.harness.data._cells import paint
+from attnbench.harness.data._cells import COLOURS, GLYPHS, NO_COLOUR, paint
 from attnbench.harness.probes.probe import NO_SOURCE, NOT_ASKED, Draw, Probe
 
 FREE = 0.60
@@ -57,9 +57,9 @@ class Flood(Probe):
         from_half = (filled.sum(1) / free.sum(1) - 0.5).abs()
         kept = from_half.view(count, TRIES).argmin(1) + TRIES * torch.arange(count, device=rank.device)
         free, seed, filled = free[kept], seed[kept], filled[kept]
-        glyphs = (free.float() * 2 - 1)[..., None].expand(-1, -1, 9)
+        white, frames = torch.where(free, GLYPHS - 1, 0), torch.where(seed, COLOURS - 1, NO_COLOUR)
         targets = torch.where(free & ~seed, filled.long(), NOT_ASKED)
-        images = paint(glyphs, seed.float()[..., None].expand(-1, -1, 3), side)
+        images = paint(white, frames, side)
         return Draw(images, targets, torch.full_like(targets, NO_SOURCE))
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Generator
 
 from attnbench.datasets import register_dataset
-from attnbench.harness.data._cells import COLOURS, GLYPHS, colour, draw, glyph, paint
+from attnbench.harness.data._cells import COLOURS, GLYPHS, draw, paint
 from attnbench.harness.probes.probe import NO_SOURCE, Draw, Probe
 
 LEAD = 0.25
@@ -43,5 +43,5 @@ class Majority(Probe):
         best, values = draw(generator, COLOURS, count, 1), draw(generator, COLOURS, count, n)
         forced = torch.rand(count, n, generator=generator, device=generator.device) < LEAD
         values = torch.where(forced, best, values)
-        images = paint(glyph(draw(generator, GLYPHS, count, n)), colour(values), side)
+        images = paint(draw(generator, GLYPHS, count, n), values, side)
         return Draw(images, best.repeat(1, n), torch.full_like(values, NO_SOURCE))

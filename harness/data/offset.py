@@ -8,7 +8,7 @@ import torch
 from torch import Generator
 
 from attnbench.datasets import register_dataset
-from attnbench.harness.data._cells import COLOURS, GLYPHS, colour, draw, glyph, paint
+from attnbench.harness.data._cells import COLOURS, GLYPHS, draw, paint
 from attnbench.harness.probes.probe import NO_SOURCE, NOT_ASKED, Draw, Probe
 
 DOWN, RIGHT = 2, 1
@@ -40,7 +40,7 @@ class Offset(Probe):
         """See :class:`~attnbench.harness.probes.probe.Probe`."""
         n = side**2
         values = draw(generator, COLOURS, count, n)
-        images = paint(glyph(draw(generator, GLYPHS, count, n)), colour(values), side)
+        images = paint(draw(generator, GLYPHS, count, n), values, side)
         at = torch.arange(n, device=values.device)
         inside = (at // side + DOWN < side) & (at % side + RIGHT < side)
         other = torch.where(inside, at + DOWN * side + RIGHT, 0)

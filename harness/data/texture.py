@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from attnbench.datasets import register_dataset
-from attnbench.harness.data._cells import COLOURS, colour, draw, glyph, paint
+from attnbench.harness.data._cells import COLOURS, draw, paint
 from attnbench.harness.probes.probe import Draw, Probe
 
 PATTERNS = (0b000111000, 0b010010010, 0b100010001, 0b001010100)
@@ -43,7 +43,7 @@ class Texture(Probe):
         codes = _codes(kinds.device)[kinds]
         flip = draw(generator, 18, count, n)  # from nine on: none
         codes = torch.where(flip < 9, codes ^ (1 << flip.clamp(max=8)), codes)
-        images = paint(glyph(codes), colour(draw(generator, COLOURS, count, n)), side)
+        images = paint(codes, draw(generator, COLOURS, count, n), side)
         own = torch.arange(n, device=kinds.device).repeat(count, 1)
         return Draw(images, kinds, own)
 

@@ -79,7 +79,7 @@ def steps(
     warm = max(1, round(budget.warmup * budget.steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, warm, budget.steps))
     model.train()
-    for images, targets, _ in _batches(probe, budget, generator):
+    for images, targets, _ in batches(probe, budget, generator):
         loss = loss_of(model(images), targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -99,7 +99,8 @@ def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=NOT_ASKED)
 
 
-def _batches(probe: Probe, budget: Budget, generator: torch.Generator) -> Iterator[Draw]:
+def batches(probe: Probe, budget: Budget, generator: torch.Generator) -> Iterator[Draw]:
+    """Training pictures of each step, drawn for several steps at once."""
     missing = budget.steps
     while missing > 0:
         now = min(missing, _AHEAD)
