@@ -5,6 +5,7 @@ names that they register are not those of their files.
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -111,12 +112,13 @@ def fault(ended: Ended) -> str:
     return ""
 
 
-def each(folder: Path, kinds: dict[str, dict[str, str]]) -> dict[str, Ended]:
-    """Every plug-in under every command."""
+def each(folder: Path, kinds: dict[str, dict[str, str]], everywhere: Collection[str]) -> dict[str, Ended]:
+    """Plug-ins under commands: those named ``everywhere`` under all, the others in turn under one each."""
     cases: dict[str, tuple[list[str], Path]] = {}
-    for name, change in kinds.items():
+    for number, (name, change) in enumerate(kinds.items()):
         path = write(folder, name, change)
-        for command, arguments in commands(path).items():
+        ways = list(commands(path).items())
+        for command, arguments in ways if name in everywhere else [ways[number % len(ways)]]:
             own = folder / f"{name}_{command}"
             own.mkdir()
             cases[f"{name}: {command}"] = (arguments, own)
@@ -125,7 +127,7 @@ def each(folder: Path, kinds: dict[str, dict[str, str]]) -> dict[str, Ended]:
 
 @pytest.mark.slow
 def test_what_fails_at_import_is_told_with_its_reason(tmp_path: Path) -> None:
-    ended = each(tmp_path, AT_IMPORT)
+    ended = each(tmp_path, AT_IMPORT, ("raises", "no_package", "sys_exit", "crashes"))
     wrong = {case: why for case, one in ended.items() if (why := fault(one))}
     wrong |= {
         case: f"not one line: {one.err}"
@@ -140,7 +142,7 @@ def test_what_fails_at_import_is_told_with_its_reason(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_fails_when_it_runs_never_ends_with_success(tmp_path: Path) -> None:
-    ended = each(tmp_path, WHEN_RUN)
+    ended = each(tmp_path, WHEN_RUN, WHEN_RUN)
     wrong = {case: why for case, one in ended.items() if (why := fault(one))}
     assert not wrong
     assert "by design" in ended["raises: run"].err

@@ -155,16 +155,29 @@ class Detector(MaskRCNN):
         num_classes: without background; targets and results count from 1, 0 is the background.
         width: of pyramid and mask head.
         box_width: of the two layers that classify a box.
+        candidates: boxes of a level, in training, that are looked through for proposals.
+        box_samples: boxes of an image that are trained on.
     """
 
-    def __init__(self, maps: StageMaps, num_classes: int, *, width: int = 256, box_width: int = 1024) -> None:
+    def __init__(
+        self,
+        maps: StageMaps,
+        num_classes: int,
+        *,
+        width: int = 256,
+        box_width: int = 1024,
+        candidates: int = 2000,
+        box_samples: int = 512,
+    ) -> None:
         pyramid = MaskPyramid(maps, width)
         anchors = RealAnchors([[ANCHOR_SCALE * stride] for stride in pyramid.strides], pyramid.strides)
         super().__init__(
             pyramid,
             rpn_anchor_generator=anchors,
+            rpn_pre_nms_top_n_train=candidates,
             rpn_post_nms_top_n_train=PROPOSALS,
             rpn_post_nms_top_n_test=PROPOSALS,
+            box_batch_size_per_image=box_samples,
             box_roi_pool=AlignedRoIPool(maps.strides, 7),
             box_head=TwoMLPHead(width * 7**2, box_width),
             box_predictor=FastRCNNPredictor(box_width, num_classes + 1),

@@ -20,6 +20,7 @@ from attnbench.harness.dense.detector_input import PadOnly
 from attnbench.harness.dense.head_parts import Size, conv_macs, feature_pyramid, pyramid_macs, run_pyramid
 from attnbench.harness.dense.stage_maps import StageMaps
 
+PAPERS_WIDTH = 256
 OCTAVE_BASE, OCTAVES = 4, 3
 """Anchors of a level: 4·stride·2^(0, 1/3, 2/3), each in three ratios."""
 
@@ -55,7 +56,20 @@ class _TwoMoreLevels(LastLevelP6P7):
 
 
 class _Head(RetinaNetHead):
-    """Losses summed over the batch and divided by all its positives (torchvision: per image, then mean)."""
+    """Losses summed over the batch and divided by all its positives (torchvision: per image, then mean).
+
+    The papers' initial σ of 0.01 is made for 256 channels. In a narrower head four convolutions of that σ
+    leave nothing of their input; there they begin with σ = 1/√inputs, which keeps its size.
+    """
+
+    def __init__(self, width: int, num_anchors: int, num_classes: int) -> None:
+        super().__init__(width, num_anchors, num_classes)
+        if width < PAPERS_WIDTH:
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d):
+                    inside = layer.out_channels == width
+                    std = (9 * width) ** -0.5 if inside else 0.01 * (PAPERS_WIDTH / width) ** 0.5
+                    nn.init.normal_(layer.weight, std=std)
 
     def compute_loss(
         self,
@@ -96,7 +110,7 @@ class Detector(RetinaNet):
     """
 
     def __init__(
-        self, maps: StageMaps, num_classes: int, *, width: int = 256, best_of_anchor: bool = True
+        self, maps: StageMaps, num_classes: int, *, width: int = PAPERS_WIDTH, best_of_anchor: bool = True
     ) -> None:
         pyramid = RetinaNetPyramid(maps, width)
         sizes = [[OCTAVE_BASE * s * 2 ** (i / OCTAVES) for i in range(OCTAVES)] for s in pyramid.strides]
