@@ -25,6 +25,14 @@ from attnbench.harness.dense.upernet import UPerNet
 from attnbench.heads import HEADS
 
 
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_a_narrow_detection_head_begins_with_what_it_is_given(width: int) -> None:
+    torch.manual_seed(0)
+    tower = retinanet._Head(width, 9, 6).classification_head.conv
+    ratio = tower(torch.randn(4, width, 16, 16)).std()
+    assert 0.1 < ratio < 1  # four ReLUs; with the papers' 0.01 less than a hundredth
+
+
 def test_norms_are_of_the_outputs_and_the_next_stage_gets_the_map_itself() -> None:
     maps = make("sem_fpn").maps.eval()
     assert [norm.normalized_shape for norm in maps.norms] == [(16,), (32,), (64,), (128,)]
