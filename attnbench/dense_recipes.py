@@ -5,7 +5,7 @@ the commit that ``source`` names. A recipe of one's own is a path that ends in `
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -53,14 +53,12 @@ class Optimizer(Part):
 
     Args:
         lr: peak rate, whatever the batch.
-        backbone_lr: the backbone's rate as a multiple of it (mmcv's ``lr_mult``).
         no_decay: what has no weight decay: ``layer_norm``, ``position`` (tables of relative positions);
             empty for decay of everything.
         clip_grad: largest norm of the gradient; 0 for no limit.
     """
 
     lr: float = Field(gt=0)
-    backbone_lr: float = Field(1.0, gt=0)
     weight_decay: float = Field(ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     no_decay: tuple[Literal["layer_norm", "position"], ...] = ()
@@ -121,7 +119,6 @@ class DenseRecipe(RecipeFile):
     Args:
         head: see :data:`attnbench.heads.HEADS`.
         widths: of the head; empty for the papers'.
-        loss_weights: of the head's losses by their names (mmdetection's ``loss_weight``); 1 for the others.
         dataset: that the figures are for; another can be given.
         global_batch: images an update, over all devices.
         drop_path: rate of the last block; ``None`` for the layout's.
@@ -130,12 +127,10 @@ class DenseRecipe(RecipeFile):
         precision: the authors'; what ran stands in the record.
     """
 
-    open_tables = frozenset({"widths", "loss_weights", "options"})
-    newer: ClassVar[dict[str, Any]] = {"loss_weights": {}, "optimizer.backbone_lr": 1.0}
+    open_tables = frozenset({"widths", "options"})
 
     head: str
     widths: dict[str, int] = Field(default_factory=dict)
-    loss_weights: dict[str, float] = Field(default_factory=dict)
     dataset: str
     global_batch: int = Field(ge=1)
     drop_path: float | None = Field(None, ge=0, lt=1)

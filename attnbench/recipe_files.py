@@ -1,6 +1,5 @@
 """What all recipes are: settings in a TOML file, a digest of those that matter, changes by dotted names."""
 
-import functools
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,9 +30,6 @@ class RecipeFile(Part):
     """What does not bear on the result, and is not part of the digest."""
     open_tables: ClassVar[frozenset[str]] = frozenset()
     """Tables that take any key."""
-    newer: ClassVar[Mapping[str, Any]] = {}
-    """Settings by dotted name that came after records were made, and what held before they could be given:
-    with that value they are no part of the digest, so that the records still hold."""
 
     name: str
     title: str
@@ -42,13 +38,7 @@ class RecipeFile(Part):
 
     def digest(self) -> str:
         """Sixteen hex digits of all that bears on the result; records carry them."""
-        settings = self._settings()
-        for name, before in self.newer.items():
-            *tables, last = name.split(".")
-            table = functools.reduce(dict.__getitem__, tables, settings)
-            if table[last] == before:
-                del table[last]
-        return digest(settings)
+        return digest(self._settings())
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its dotted name, ``schedule.warmup`` and so on."""

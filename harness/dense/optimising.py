@@ -1,16 +1,16 @@
 """The optimizer and the learning rate of a dense recipe, as mmcv's hooks set it."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from attnbench.dense_recipes import DenseRecipe
-from attnbench.harness.dense.dense_model import backbone_of
 
 
 def make_optimizer(model: nn.Module, recipe: DenseRecipe) -> torch.optim.Optimizer:
-    """AdamW at the recipe's peak rates; see :class:`attnbench.dense_recipes.Optimizer` for the decay."""
+    """AdamW at the recipe's peak rate; see :class:`attnbench.dense_recipes.Optimizer` for the decay."""
     of = recipe.optimizer
     kept: set[int] = set()
     if "layer_norm" in of.no_decay:
@@ -18,17 +18,14 @@ def make_optimizer(model: nn.Module, recipe: DenseRecipe) -> torch.optim.Optimiz
         kept |= {id(parameter) for norm in norms for parameter in norm.parameters()}
     if "position" in of.no_decay:
         kept |= {id(parameter) for name, parameter in model.named_parameters() if name.endswith("table")}
-    body = set() if of.backbone_lr == 1 else {id(parameter) for parameter in backbone_of(model).parameters()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        rate = of.lr * (of.backbone_lr if id(parameter) in body else 1)
-        decay = 0.0 if id(parameter) in kept else of.weight_decay
-        groups.setdefault((rate, decay), []).append(parameter)
-    order = sorted(groups, key=lambda group: (group[0] != of.lr, -group[1]))  # logs show the first one's rate
+    decayed = [parameter for parameter in model.parameters() if id(parameter) not in kept]
+    rest = [parameter for parameter in model.parameters() if id(parameter) in kept]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.AdamW(
-        [{"params": groups[rate, decay], "lr": rate, "weight_decay": decay} for rate, decay in order],
+        [group for group in groups if group["params"]],
         lr=of.lr,
         betas=of.betas,
+        weight_decay=of.weight_decay,
     )
 
 
@@ -36,7 +33,7 @@ class DenseSchedule:
     """Sets the rate of every group to the recipe's; a function of the update's number alone.
 
     Args:
-        optimizer: whose groups have their peak rates.
+        optimizer: whose groups all have the peak rate.
         updates: of the whole run.
         epoch: updates in an epoch, for ``step``.
     """
@@ -45,13 +42,12 @@ class DenseSchedule:
         self, optimizer: torch.optim.Optimizer, recipe: DenseRecipe, updates: int, epoch: int
     ) -> None:
         self.optimizer, self.recipe, self.updates, self.epoch = optimizer, recipe, updates, epoch
-        self.peaks = [group["lr"] for group in optimizer.param_groups]
 
     def set(self, update: int) -> None:
-        """Give every group of parameters its rate in this update, counted from 0."""
-        factor = self.factor(update)
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
+        """Give every group of parameters the rate of this update, counted from 0."""
+        rate = self.recipe.optimizer.lr * self.factor(update)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def factor(self, update: int) -> float:
         """Share of the peak rate: the shape's, times the warm-up's."""

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.dense_recipes import DenseRecipe
-from attnbench.errors import UnknownNameError
 from attnbench.harness.dense.confusion import Confusion
 from attnbench.harness.dense.judge import Judge, on_cpu
 from attnbench.harness.dense.predict import predict
@@ -38,17 +37,14 @@ class _Prepared(torch.utils.data.Dataset[Any]):
 
 
 class _LossOf(nn.Module):
-    """A model whose forward pass is the weighted sum of its losses: what DDP wraps."""
+    """A model whose forward pass is the sum of its losses: what DDP wraps."""
 
-    def __init__(self, model: Any, weights: dict[str, float]) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.weights = model, weights
+        self.model = model
 
     def forward(self, images: Any, truth: Any) -> Tensor:
-        losses = self.model.losses(images, truth)
-        for name in self.weights.keys() - losses.keys():
-            raise UnknownNameError("loss_weights: loss", name, losses)
-        return torch.stack([loss * self.weights.get(name, 1.0) for name, loss in losses.items()]).sum()
+        return torch.stack(list(self.model.losses(images, truth).values())).sum()
 
 
 class DenseTask:
@@ -81,7 +77,7 @@ class DenseTask:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model's loss as a module."""
-        return _LossOf(model, self.recipe.loss_weights)
+        return _LossOf(model)
 
 
 class Segmentation(DenseTask):

@@ -91,6 +91,9 @@ def _next_stage(match: re.Match[str]) -> str:
     return f"layers.{int(match[1]) + 1}.downsample."
 
 
+OF_DENSE = "attnbench_dense"
+_BODY = r"^(?:backbone\.)?maps\.body\."
+
 KEY_MAPS: dict[str, KeyMap] = {
     "biformer_stl": KeyMap(
         "BiFormer-STL, legacy form",
@@ -127,6 +130,12 @@ KEY_MAPS: dict[str, KeyMap] = {
         (r"attn\.relative_position_bias_table$", r"^layers\.0\.downsample\."),
         ((r"^layers\.(\d+)\.downsample\.", _next_stage), (r"^head\.(?!fc\.)", "head.fc."), *_TABLE),
         _COMPUTED,
+    ),
+    OF_DENSE: KeyMap(
+        "backbone of a dense model of attnbench",
+        (f"{_BODY}patch_embed",),
+        ((_BODY, ""),),
+        f"^(?!{_BODY[1:]})",
     ),
     "attnbench": KeyMap("attnbench", (r"^patch_embed\.", r"^layers\.0\.blocks\.0\.mlp\.fc1\.")),
 }

@@ -7,6 +7,8 @@ in them.
 """
 
 import contextlib
+import os
+from collections import Counter
 from typing import Any, Self
 
 import torch
@@ -31,6 +33,7 @@ class Candidates:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._remote: list[RemoteSession] = []
+        self._places = _Places(request)
         self._sessions = Sessions(self._make)
 
     def open(self, cell: Cell) -> Candidate:
@@ -47,7 +50,7 @@ class Candidates:
     def _make(self, cell: Cell) -> Candidate:
         if self._request.in_process:
             return Session(cell, self._request.device)
-        self._remote.append(RemoteSession(cell, self._request))
+        self._remote.append(RemoteSession(cell, self._request, self._places))
         return self._remote[-1]
 
     def __enter__(self) -> Self:
@@ -60,10 +63,11 @@ class Candidates:
 class RemoteSession:
     """A :class:`Session` behind a worker. A failure ends its process; ``prepare`` starts another."""
 
-    def __init__(self, cell: Cell, request: Request) -> None:
+    def __init__(self, cell: Cell, request: Request, places: "_Places") -> None:
         self._cell, self._request = cell, request
         self._stops = request.device.type == "cpu"  # a GPU's driver has threads that are not ours to stop
         self._worker: Worker | None = None
+        self._places = places
 
     def prepare(self, cell: Cell, cap: Cap) -> Prepared:
         """See :meth:`Session.prepare`."""
@@ -75,7 +79,9 @@ class RemoteSession:
         return self._ask("prepare", cell, cap)
 
     def sample(self, repeats: int) -> Sample:
-        """See :meth:`Session.sample`."""
+        """See :meth:`Session.sample`; on the next of the CPUs, if there is one thread."""
+        if self._worker is not None:
+            self._places.move(self._worker)
         return self._ask("sample", repeats)
 
     def verify(self, step_s: float) -> None:
@@ -108,11 +114,37 @@ class RemoteSession:
         try:
             answer = self._worker.call(method, *args)
         except WorkerError:
+            self._places.start_over()
             self.end()  # it may be dead, or its CUDA context beyond use
             raise
         if self._stops:
             self._worker.pause()
         return answer
+
+
+class _Places:
+    """The CPUs in turn for a single thread; none where there are more, or where the system does not ask.
+
+    A process tends to stay where it was first put, the first of two here and the second there, and CPUs are
+    not alike: one of them hears the interrupts. So all candidates take the same one in a block, and another
+    in the next.
+    """
+
+    def __init__(self, request: Request) -> None:
+        single = (request.flags.threads or torch.get_num_threads()) == 1
+        here = request.device.type == "cpu" and single and hasattr(os, "sched_getaffinity")
+        self._cpus = sorted(os.sched_getaffinity(0)) if here else []
+        self._samples: Counter[int] = Counter()
+
+    def move(self, worker: Worker) -> None:
+        """Put a worker where its next sample is to be taken."""
+        if self._cpus:
+            worker.move_to(self._cpus[self._samples[id(worker)] % len(self._cpus)])
+            self._samples[id(worker)] += 1
+
+    def start_over(self) -> None:
+        """All at the first again: a block was broken off, of which some have had their turn."""
+        self._samples.clear()
 
 
 def start_session(cell: Cell, device: torch.device, flags: Flags) -> Session:

@@ -92,6 +92,12 @@ class Worker:
             self._signal(signal.SIGSTOP)
             self._paused = True
 
+    def move_to(self, cpu: int) -> None:
+        """Keep the thread that answers calls on one CPU, from its next call on; only on Linux."""
+        if self._process.pid is not None and self.alive:
+            with contextlib.suppress(OSError):  # it is gone, as the next call will tell
+                os.sched_setaffinity(self._process.pid, {cpu})
+
     def close(self) -> None:
         """Kill the process and all it started; harmless if it is gone."""
         if self._process.pid is not None and self._process.exitcode is None:

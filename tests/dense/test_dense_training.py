@@ -20,7 +20,6 @@ from attnbench.commands.train import command as train_command
 from attnbench.dense_recipes import DenseRecipe
 from attnbench.errors import AttnbenchError
 from attnbench.harness.data.scenes import Scenes
-from attnbench.harness.dense.dense_model import backbone_of
 from attnbench.harness.dense.dense_scoring import score
 from attnbench.harness.dense.dense_session import DenseRequest, open_data, train
 from attnbench.harness.dense.optimising import DenseSchedule, make_optimizer
@@ -29,7 +28,6 @@ from attnbench.harness.training.checkpoint import newest
 from attnbench.harness.training.ranks import Ranks
 from attnbench.heads import HEADS, RECIPES
 from attnbench.progress import QuietProgress
-from attnbench.record import digest
 
 SMALL = {"train": 12, "test": 5}
 
@@ -123,43 +121,6 @@ def test_rates_are_those_of_mmcvs_hooks(name: str) -> None:
         assert optimizer.param_groups[0]["lr"] == pytest.approx(
             of.optimizer.lr * rate(name, update), rel=1e-12
         )
-
-
-def test_a_backbone_has_a_rate_of_its_own_that_follows_the_schedule() -> None:
-    of = recipe("retinanet", **{"optimizer.lr": 1e-3, "optimizer.backbone_lr": 4.0})
-    model = make("retinanet")
-    optimizer = make_optimizer(model, of)
-    DenseSchedule(optimizer, of, 4, 4).set(2)
-    share = 0.5**of.schedule.power  # half of the run, at the end of its warm-up
-    body = {id(parameter) for parameter in backbone_of(model).parameters()}
-    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert len(rates) == len(list(model.parameters()))
-    for parameter, found in rates.items():
-        assert found == pytest.approx((4e-3 if parameter in body else 1e-3) * share)
-
-
-def test_losses_are_weighed_by_name() -> None:
-    class Model(nn.Module):
-        def losses(self, images: Any, truth: Any) -> dict[str, torch.Tensor]:
-            return {"classes": torch.tensor(2.0), "boxes": torch.tensor(3.0)}
-
-    data = Scenes(**SMALL)
-    of = recipe("mask_rcnn")
-    for weights, expected in (({}, 5.0), ({"classes": 10.0}, 23.0)):
-        task = make_task(of.changed({"loss_weights": weights}), data, 0)
-        assert task.loss(task.wrap(Model()), ([], [])) == expected
-    task = make_task(of.changed({"loss_weights": {"class": 2.0}}), data, 0)
-    with pytest.raises(AttnbenchError, match=r"loss_weights: loss 'class'.*classes"):
-        task.loss(task.wrap(Model()), ([], []))
-
-
-def test_records_of_recipes_older_than_a_setting_still_hold() -> None:
-    of = dense_recipes.get("retinanet_1x")
-    content = of.model_dump(mode="json", exclude=set(of.words))
-    del content["loss_weights"], content["optimizer"]["backbone_lr"]
-    assert of.digest() == digest(content)
-    assert of.changed({"loss_weights.boxes": 2.0}).digest() != of.digest()
-    assert of.changed({"optimizer.backbone_lr": 2.0}).digest() != of.digest()
 
 
 def test_what_is_not_decayed_is_layer_norms_and_tables() -> None:
