@@ -92,7 +92,7 @@ def _next_stage(match: re.Match[str]) -> str:
 
 
 OF_DENSE = "attnbench_dense"
-_BODY = r"^(?:backbone\.)?maps\.body\."
+_BODY = r"^(?:model\.)?(?:backbone\.)?maps\.body\."
 
 KEY_MAPS: dict[str, KeyMap] = {
     "biformer_stl": KeyMap(
