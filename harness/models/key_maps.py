@@ -137,7 +137,12 @@ KEY_MAPS: dict[str, KeyMap] = {
         ((_BODY, ""),),
         f"^(?!{_BODY[1:]})",
     ),
-    "attnbench": KeyMap("attnbench", (r"^patch_embed\.", r"^layers\.0\.blocks\.0\.mlp\.fc1\.")),
+    "attnbench": KeyMap(
+        "attnbench",
+        (r"^(model\.)?patch_embed\.", r"^(model\.)?layers\.0\.blocks\.0\.mlp\.fc1\."),
+        rules=((r"^model\.", ""),),
+        dropped=r"^ema\.",
+    ),
 }
 """In the order in which they are tried."""
 
