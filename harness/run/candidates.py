@@ -33,7 +33,7 @@ class Candidates:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._remote: list[RemoteSession] = []
-        self._places = _Places(request)
+        self._places = _Places(request.device, request.flags.threads)
         self._sessions = Sessions(self._make)
 
     def open(self, cell: Cell) -> Candidate:
@@ -130,9 +130,9 @@ class _Places:
     in the next.
     """
 
-    def __init__(self, request: Request) -> None:
-        single = (request.flags.threads or torch.get_num_threads()) == 1
-        here = request.device.type == "cpu" and single and hasattr(os, "sched_getaffinity")
+    def __init__(self, device: torch.device, threads: int | None) -> None:
+        single = (threads or torch.get_num_threads()) == 1
+        here = device.type == "cpu" and single and hasattr(os, "sched_getaffinity")
         self._cpus = sorted(os.sched_getaffinity(0)) if here else []
         self._samples: Counter[int] = Counter()
 

@@ -127,7 +127,7 @@ def measure_blocks(
     """
     earlier = list(done)
     found = Blocks([b for b in earlier if not b.rejected], [b for b in earlier if b.rejected])
-    draw = draw or random.Random()
+    draw = draw or random.Random(random.random())
     began = time.monotonic()
     alive = dict(samplers)
     check_at = max(effort.min_blocks, 2)

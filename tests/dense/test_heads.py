@@ -1,6 +1,7 @@
 """Wiring of backbone and heads: shapes and sizes by hand, multiply-adds counted, torchvision's own path."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,27 @@ from attnbench.harness.dense.head_parts import resize
 from attnbench.harness.dense.segmenter import IGNORE, Segmenter, pixel_loss
 from attnbench.harness.dense.semantic_fpn import SemanticFPN
 from attnbench.harness.dense.upernet import UPerNet
+from attnbench.harness.models.checkpoints import CheckpointError
+from attnbench.harness.models.weights import write_state_dict
 from attnbench.heads import HEADS
+
+
+@pytest.mark.parametrize(("before", "head"), [("sem_fpn", "retinanet"), ("retinanet", "mask_rcnn")])
+def test_a_backbone_trained_under_one_head_goes_on_under_another(
+    before: str, head: str, tmp_path: Path
+) -> None:
+    trained = make(before, mechanism="bra")
+    for parameter in trained.parameters():
+        nn.init.normal_(parameter)
+    best = tmp_path / "best.safetensors"  # as the training loop names its tensors
+    state = {f"model.{name}": value for name, value in trained.state_dict().items()}
+    write_state_dict(state | {f"ema.{name}": value * 2 for name, value in trained.state_dict().items()}, best)
+    later = backbone_of(make(head, mechanism="bra", checkpoint=best)).state_dict()
+    expected = backbone_of(trained).state_dict()
+    assert later.keys() == expected.keys()
+    assert all(torch.equal(later[name], expected[name]) for name in expected)
+    with pytest.raises(CheckpointError, match="does not fit swin_pico with full"):
+        make(head, mechanism="full", checkpoint=best)
 
 
 @pytest.mark.parametrize("width", [16, 32, 64])

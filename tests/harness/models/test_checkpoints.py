@@ -22,7 +22,7 @@ from attnbench.configurations import CONFIGURATIONS
 from attnbench.harness.models.backbone import Backbone
 from attnbench.harness.models.checkpoints import CheckpointError, fit, load_checkpoint
 from attnbench.harness.models.key_maps import recognise
-from attnbench.harness.models.weights import read_state_dict
+from attnbench.harness.models.weights import read_state_dict, write_state_dict
 from attnbench.harness.visualize.reads import reads
 from attnbench.harness.visualize.view import Asked, attention_input, attention_of, one_token
 from attnbench.layouts import Layout
@@ -229,6 +229,15 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, pico: Backbone) -> None:
         load_checkpoint(pico, path)
     with pytest.raises(UnknownNameError, match="key map 'torch'"):
         load_checkpoint(pico, path, "torch")
+
+
+def test_the_best_of_a_training_of_ours_loads(tmp_path: Path, pico: Backbone) -> None:
+    path, own = tmp_path / "best.safetensors", pico.state_dict()
+    ema = {f"ema.{name}": value * 2 for name, value in own.items()}
+    write_state_dict({f"model.{name}": value for name, value in own.items()} | ema, path)
+    other = create_model("swin_pico", "bra")
+    assert load_checkpoint(other, path).key_map == "attnbench"
+    assert all(torch.equal(value, own[name]) for name, value in other.state_dict().items())
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], pico: Backbone) -> None:

@@ -1,0 +1,59 @@
+"""A single thread's CPUs: in a block all candidates have the same one, in the next another."""
+
+import os
+
+import pytest
+import torch
+
+from attnbench.harness.run import candidates
+from attnbench.harness.workers.isolation import Worker
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system places processes alone")
+def test_candidates_take_the_same_cpus_in_turn() -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    places = candidates._Places(CPU, 1)
+    with Worker(_Where) as first, Worker(_Where) as second:
+        seen = []
+        for _ in range(4):
+            for worker in (first, second):
+                places.move(worker)
+                seen.append(worker.call("cpus"))
+    expected = [{allowed[turn % len(allowed)]} for turn in range(4)]
+    assert seen[::2] == seen[1::2] == expected
+
+
+def test_after_a_failure_all_begin_again_together() -> None:
+    places = candidates._Places(CPU, 1)
+    moved: list[int] = []
+
+    class Moved:
+        def move_to(self, cpu: int) -> None:
+            moved.append(cpu)
+
+    one, other = Moved(), Moved()
+    places.move(one)  # type: ignore[arg-type]
+    places.start_over()  # the other's turn in this block never came
+    moved.clear()
+    for _ in range(3):
+        places.move(one)  # type: ignore[arg-type]
+        places.move(other)  # type: ignore[arg-type]
+    assert moved[::2] == moved[1::2]
+
+
+def test_more_threads_and_other_devices_are_left_where_they_are() -> None:
+    class Fixed:
+        def move_to(self, cpu: int) -> None:
+            pytest.fail(f"moved to {cpu}")
+
+    for device, threads in ((CPU, 2), (torch.device("cuda"), 1)):
+        candidates._Places(device, threads).move(Fixed())  # type: ignore[arg-type]
+
+
+class _Where:
+    """Lives in a worker and says where it may run."""
+
+    def cpus(self) -> set[int]:
+        return os.sched_getaffinity(0)
