@@ -4,6 +4,9 @@
 detector carries :func:`differences`, so that a figure is never taken for one of mmdetection's.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 SEGMENTERS = {"sem_fpn": "Semantic FPN", "upernet": "UPerNet"}
 DETECTORS = {"retinanet": "RetinaNet", "mask_rcnn": "Mask R-CNN"}
 HEADS = {**SEGMENTERS, **DETECTORS}
@@ -70,3 +73,12 @@ def paper_size(head: str, short: int) -> tuple[int, int]:
     Both are rounded up to multiples of 32, to which detectors pad.
     """
     return -(-short // 32) * 32, -(-int(short * _RATIOS[head]) // 32) * 32
+
+
+DRAWN = "drawn at random"
+"""What a record says of a backbone's weights that nobody gave."""
+
+
+def pretrained(details: Mapping[str, Any]) -> bool:
+    """Whether the backbone of a recorded training began with weights of another one."""
+    return details.get("weights", DRAWN) != DRAWN

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from attnbench.errors import AttnbenchError
-from attnbench.heads import DETECTORS, HEADS
+from attnbench.heads import DETECTORS, HEADS, pretrained
 from attnbench.metrics import Bench, Value, register_metric
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _values(head: str) -> Iterator[Value]:
 
 
 def how(m: "Measurement") -> str:
-    """Recipe, what was changed of it, data, images seen and the seed, in words."""
+    """Recipe, what was changed of it, data, images seen, what it began with and the seed, in words."""
     told: dict[str, Any] = {
         "recipe": "?",
         "recipe_changes": {},
@@ -69,7 +69,7 @@ def how(m: "Measurement") -> str:
     return (
         f"recipe {told['recipe']}{f' with {changes}' if changes else ''} ({m.cell.recipe}) on "
         f"{m.cell.dataset}{f' with {options}' if options else ''}, {told['images_seen']:,} images seen, "
-        f"seed {m.cell.seed}"
+        f"{'from a trained backbone, ' if pretrained(m.details) else ''}seed {m.cell.seed}"
     )
 
 

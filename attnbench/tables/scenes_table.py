@@ -10,7 +10,7 @@ import pandas as pd
 
 from attnbench import metrics
 from attnbench.errors import AttnbenchError
-from attnbench.heads import DETECTORS, HEADS
+from attnbench.heads import DETECTORS, HEADS, pretrained
 from attnbench.record import Measurement
 from attnbench.seeds import mean
 from attnbench.tables.conditions import conditions
@@ -60,9 +60,9 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return found.value - found.half_width, found.value + found.half_width
 
 
-def _setting(m: Measurement) -> tuple[str, object]:
-    """What the runs of a column have in common: a recipe, and scenes of one size and number."""
-    return m.cell.recipe, m.details.get("data_options", {})
+def _setting(m: Measurement) -> tuple[str, bool, object]:
+    """What the runs of a column have in common: recipe, beginning, scenes of one size and number."""
+    return m.cell.recipe, pretrained(m.details), m.details.get("data_options", {})
 
 
 def _values(by_seed: dict[int, Measurement]) -> dict[int, float]:

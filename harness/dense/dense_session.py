@@ -24,7 +24,7 @@ from attnbench.harness.training.order import Plan, make_plan
 from attnbench.harness.training.randomness import seed_of
 from attnbench.harness.training.ranks import Ranks
 from attnbench.harness.training.records import append_once
-from attnbench.heads import differences
+from attnbench.heads import DRAWN, differences
 from attnbench.record import Cell, Measurement
 from attnbench.registry import get
 
@@ -267,7 +267,7 @@ def _details(request: DenseRequest, run: loop.Run, result: loop.Result) -> dict[
         "data": request.data,
         "data_options": dict(request.data_options),
         "backbone_options": request.backbone_options,
-        "weights": request.weights or "drawn at random",
+        "weights": request.weights or DRAWN,
         "updates": plan.updates,
         "images_seen": plan.updates * plan.global_batch,
         "global_batch": plan.global_batch,

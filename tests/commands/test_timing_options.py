@@ -20,7 +20,7 @@ def attnbench(
 
 @pytest.mark.slow
 def test_a_model_against_itself(tmp_path: Path) -> None:
-    found = attnbench(*QUICK[:5], "--aa", "--runs", "2", "--budget", "2", cwd=tmp_path)
+    found = attnbench(*QUICK[:5], "--aa", "--runs", "2", "--budget", "2", "--processes", "4", cwd=tmp_path)
     assert "95 % interval" in found.stdout
     assert "timm_swin throughput infer fp32, swin_pico, batch 1, against itself: " in found.stdout
     assert "false alarms in 2 runs" in found.stdout

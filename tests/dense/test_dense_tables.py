@@ -141,6 +141,10 @@ def test_scenes_have_intervals_over_seeds() -> None:
     other = scenes_table(records + wide)  # newer, of other images: never in one mean with them
     assert other.value("bra", "sem_fpn_miou_percent") == 50.0
     assert any("scenes with width=192" in note for note in other.notes)
+    begun = [m.model_copy(update={"details": m.details | {"weights": "best.safetensors"}}) for m in wide[:1]]
+    mixed = scenes_table([*records, *begun])  # nor of runs that began with a trained backbone
+    assert mixed.value("bra", "sem_fpn_miou_percent") == 50.0
+    assert any("from a trained backbone" in note for note in mixed.notes)
     table = scenes_table(wide + records)
     assert table.value("bra", "sem_fpn_miou_percent") == 72.0
     assert table.value("bra", "sem_fpn_miou_percent_interval") == "67.0 to 77.0 (3)"
