@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from attnbench.datasets import register_dataset
+from attnbench.errors import AttnbenchError
 from attnbench.harness.data._cells import COLOURS, GLYPHS, NO_COLOUR, paint
 from attnbench.harness.probes.probe import NO_SOURCE, NOT_ASKED, Draw, Probe
 
@@ -18,6 +19,9 @@ FREE = 0.60
 
 TRIES = 3
 """Of so many pictures the one is kept whose connected share of the free cells is nearest to one half."""
+
+WIDEST = 62
+"""Cells a side: a row of them is a number of 64 bits, in which a fill shifts to both sides."""
 
 
 @register_dataset(
@@ -48,7 +52,13 @@ class Flood(Probe):
     by_class = True
 
     def draw(self, generator: Generator, count: int, side: int) -> Draw:
-        """See :class:`~attnbench.harness.probes.probe.Probe`."""
+        """See :class:`~attnbench.harness.probes.probe.Probe`.
+
+        Raises:
+            AttnbenchError: more cells a side than a row of bits has.
+        """
+        if side > WIDEST:
+            raise AttnbenchError(f"flood is drawn on at most {WIDEST} × {WIDEST} cells, got {side} × {side}")
         n, many = side**2, count * TRIES
         rank = torch.rand(many, n, generator=generator, device=generator.device)
         free = rank < FREE
@@ -66,7 +76,7 @@ class Flood(Probe):
 def _fill(free: Tensor, seed: Tensor) -> Tensor:
     """Cells of (B, h, w) connected with the seeds by steps to four neighbours, all inside ``free``.
 
-    A row of cells is a number, one bit a cell, since a fill takes dozens of rounds; so w is at most 62.
+    A row of cells is a number, one bit a cell, since a fill takes dozens of rounds.
     """
     bits = 1 << torch.arange(free.shape[2], device=free.device)
     open_rows, rows = (free * bits).sum(2), (seed * bits).sum(2)  # (B, h)

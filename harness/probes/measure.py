@@ -135,12 +135,12 @@ def _attempt(cell: Cell, probe: Probe, budget: Budget, rate: float, device: torc
 
 
 def _longer(model: Backbone, probe: Probe, times: float, device: torch.device) -> float | str:
-    """Accuracy on larger pictures, or why the mechanism cannot read them."""
+    """Accuracy on larger pictures, or why they cannot be drawn or the mechanism cannot read them."""
     side = round(times * probe.side)
-    draw = pictures(type(probe), probe.side, "test", LONGER_PICTURES, side, str(device))
     try:
+        draw = pictures(type(probe), probe.side, "test", LONGER_PICTURES, side, str(device))
         return score(model, probe, draw).accuracy
-    except (ValueError, RuntimeError) as error:
+    except (AttnbenchError, ValueError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
 
 

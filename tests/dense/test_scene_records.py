@@ -20,9 +20,18 @@ def of(head: str, mechanism: str, value: str) -> dict[int, float]:
     }
 
 
-@pytest.mark.parametrize("head", ["sem_fpn", "upernet"])
-def test_routing_is_above_no_attention_where_context_is_needed(head: str) -> None:
-    bra, without = (of(head, name, "miou_context") for name in ("bra", "identity"))
+@pytest.mark.parametrize(
+    ("head", "value"),
+    [
+        ("sem_fpn", "miou_context"),
+        ("upernet", "miou_context"),
+        ("retinanet", "ap_box_context"),
+        ("mask_rcnn", "ap_box_context"),
+        ("mask_rcnn", "ap_mask_context"),
+    ],
+)
+def test_routing_is_above_no_attention_where_context_is_needed(head: str, value: str) -> None:
+    bra, without = (of(head, name, value) for name in ("bra", "identity"))
     assert bra.keys() == without.keys() == {0, 1, 2}
     gain = seeds.mean([bra[seed] - without[seed] for seed in bra])
     assert gain.value - gain.half_width > 10

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attnbench import datasets
+from attnbench.errors import AttnbenchError
 from attnbench.harness.data import flood, texture
 from attnbench.harness.probes.probe import CELL, NO_SOURCE, NOT_ASKED, SPLITS, Draw, Probe, split_of
 
@@ -74,6 +75,11 @@ def test_the_pictures_are_those_that_the_published_records_were_trained_on(name:
 @pytest.mark.parametrize("name", PROBES)
 def test_a_map_of_a_pyramids_first_stage_can_be_drawn(name: str) -> None:
     assert draw(make(name, side=56), count=2).images.shape[-1] == 56 * CELL
+
+
+def test_a_flood_wider_than_a_row_of_bits_is_refused() -> None:
+    with pytest.raises(AttnbenchError, match="at most 62 × 62 cells, got 84 × 84"):
+        draw(make("flood", side=56), side=84)
 
 
 @pytest.mark.parametrize("name", PROBES)
