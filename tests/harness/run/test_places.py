@@ -1,6 +1,7 @@
 """A single thread's CPUs: in a block all candidates have the same one, in the next another."""
 
 import os
+from importlib import import_module
 
 import pytest
 import torch
@@ -15,12 +16,12 @@ CPU = torch.device("cpu")
 def test_candidates_take_the_same_cpus_in_turn() -> None:
     allowed = sorted(os.sched_getaffinity(0))
     places = candidates._Places(CPU, 1)
-    with Worker(_Where) as first, Worker(_Where) as second:
+    with Worker(import_module, "os") as first, Worker(import_module, "os") as second:
         seen = []
         for _ in range(4):
             for worker in (first, second):
                 places.move(worker)
-                seen.append(worker.call("cpus"))
+                seen.append(worker.call("sched_getaffinity", 0))
     expected = [{allowed[turn % len(allowed)]} for turn in range(4)]
     assert seen[::2] == seen[1::2] == expected
 
@@ -50,10 +51,3 @@ def test_more_threads_and_other_devices_are_left_where_they_are() -> None:
 
     for device, threads in ((CPU, 2), (torch.device("cuda"), 1)):
         candidates._Places(device, threads).move(Fixed())  # type: ignore[arg-type]
-
-
-class _Where:
-    """Lives in a worker and says where it may run."""
-
-    def cpus(self) -> set[int]:
-        return os.sched_getaffinity(0)
