@@ -62,11 +62,11 @@ class Flood(Probe):
         n, many = side**2, count * TRIES
         rank = torch.rand(many, n, generator=generator, device=generator.device)
         free = rank < FREE
-        seed = F.one_hot((rank * free).argmax(1), n).bool()  # of the free cells a random one
-        filled = _fill(free.view(many, side, side), seed.view(many, side, side)).flatten(1)
+        seed = (rank * free).argmax(1)  # of the free cells a random one
+        filled = _fill(free.view(many, side, side), seed).flatten(1)
         from_half = (filled.sum(1) / free.sum(1) - 0.5).abs()
         kept = from_half.view(count, TRIES).argmin(1) + TRIES * torch.arange(count, device=rank.device)
-        free, seed, filled = free[kept], seed[kept], filled[kept]
+        free, seed, filled = free[kept], F.one_hot(seed[kept], n).bool(), filled[kept]
         white, frames = torch.where(free, GLYPHS - 1, 0), torch.where(seed, COLOURS - 1, NO_COLOUR)
         targets = torch.where(free & ~seed, filled.long(), NOT_ASKED)
         images = paint(white, frames, side)
@@ -74,16 +74,21 @@ class Flood(Probe):
 
 
 def _fill(free: Tensor, seed: Tensor) -> Tensor:
-    """Cells of (B, h, w) connected with the seeds by steps to four neighbours, all inside ``free``.
+    """Cells of (B, h, w) connected with the seeds, (B,) cells, by steps to four neighbours inside ``free``.
 
     A row of cells is a number, one bit a cell, since a fill takes dozens of rounds.
     """
-    bits = 1 << torch.arange(free.shape[2], device=free.device)
-    open_rows, rows = (free * bits).sum(2), (seed * bits).sum(2)  # (B, h)
+    width = free.shape[2]
+    bits = 1 << torch.arange(width, device=free.device)
+    open_rows = (free * bits).sum(2)  # (B, h)
+    rows = torch.zeros_like(open_rows).scatter_(1, (seed // width)[:, None], bits[seed % width][:, None])
     while True:
         before = rows
         for _ in range(4):
-            padded = F.pad(rows, (1, 1))
-            rows = open_rows & (rows | rows << 1 | rows >> 1 | padded[:, :-2] | padded[:, 2:])
+            grown = rows | rows << 1
+            grown |= rows >> 1
+            grown[:, 1:] |= rows[:, :-1]
+            grown[:, :-1] |= rows[:, 1:]
+            rows = grown.bitwise_and_(open_rows)
         if torch.equal(rows, before):
             return (rows[..., None] & bits) != 0

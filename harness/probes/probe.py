@@ -147,9 +147,18 @@ def with_places(images: Tensor) -> Tensor:
 
     The same for all mechanisms: it stands in for a position embedding where a task needs places.
     """
-    at = torch.arange(images.shape[-1] // CELL, device=images.device, dtype=images.dtype)
+    batch, channels, height, width = images.shape
+    planes = _planes(width // CELL, images.dtype, images.device)
+    together = images.new_empty(batch, channels + len(planes), height, width)
+    together[:, :channels], together[:, channels:] = images, planes
+    return together
+
+
+@lru_cache
+def _planes(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(12, pixels, pixels): the channels that tell a cell's place."""
+    at = torch.arange(side, device=device, dtype=dtype)
     waves = torch.stack([f(2 * torch.pi * at / n) for n in (32, 16, 4) for f in (torch.sin, torch.cos)])
     waves = waves.repeat_interleave(CELL, 1)  # (6, pixels)
     rows = waves[:, :, None].expand(-1, -1, waves.shape[1])
-    planes = torch.cat((rows, rows.transpose(1, 2)))
-    return torch.cat((images, planes.expand(len(images), -1, -1, -1)), dim=1)
+    return torch.cat((rows, rows.transpose(1, 2)))
