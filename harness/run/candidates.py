@@ -76,6 +76,7 @@ class RemoteSession:
             self._worker = Worker(
                 start_session, self._cell, request.device, request.flags, time_limit_s=request.limit_s
             )
+        self._places.start_over()  # who is prepared together is sampled together, from the first place on
         return self._ask("prepare", cell, cap)
 
     def sample(self, repeats: int) -> Sample:
@@ -143,7 +144,7 @@ class _Places:
             self._samples[id(worker)] += 1
 
     def start_over(self) -> None:
-        """All at the first again: a block was broken off, of which some have had their turn."""
+        """All at the first again: others take part now, or a block was broken off that some had a turn in."""
         self._samples.clear()
 
 

@@ -95,7 +95,7 @@ def measure(group: Group, open_candidate: Open, progress: Progress) -> list[Outc
     tag = group.tag()
     blocks = _from_journal(group, tag, progress)
     numbers = _processes(blocks, effort)
-    for number, order in zip(numbers, _orders(list(group.by_key)), strict=False):
+    for number, order in zip(numbers, _orders(list(group.by_key.items())), strict=False):
         _make(group, order, open_candidate, progress)
         if number == numbers[0]:  # blocks that lack a candidate which is here now cannot be paired
             blocks.taken = [block for block in blocks.taken if group.alive.keys() <= block.seconds.keys()]
@@ -116,13 +116,14 @@ def measure(group: Group, open_candidate: Open, progress: Progress) -> list[Outc
     _verify(group, blocks)
     context = outcomes.Context(tag, group.by_key, group.ready, blocks, group.baseline_key, effort)
     outcome: list[Outcome] = [(group.by_key[key], error) for key, error in group.failed.items()]
-    for key in [key for key in group.by_key if key in group.alive]:
-        outcome.append((group.by_key[key], [outcomes.measurement(context, key, _replay(group, key))]))
-        group.alive[key].close()
+    for key, cell in group.by_key.items():
+        if key in group.alive:
+            outcome.append((cell, [outcomes.measurement(context, key, _replay(group, key))]))
+            group.alive[key].close()
     return outcome
 
 
-def _orders(keys: list[str]) -> Iterator[list[str]]:
+def _orders(cells: list[tuple[str, Cell]]) -> Iterator[list[tuple[str, Cell]]]:
     """Orders in which the candidates are made: at random, then the same reversed, and so on.
 
     Who is made first gets other memory than who is made last, and may be slower for it by one or two
@@ -130,17 +131,16 @@ def _orders(keys: list[str]) -> Iterator[list[str]]:
     in the interval.
     """
     while True:
-        order = random.sample(keys, len(keys))
+        order = random.sample(cells, len(cells))
         yield order
         yield order[::-1]
 
 
-def _make(group: Group, order: list[str], open_candidate: Open, progress: Progress) -> None:
+def _make(group: Group, order: list[tuple[str, Cell]], open_candidate: Open, progress: Progress) -> None:
     """Make every candidate that has not failed yet, and warm it up."""
-    for key in order:
+    for key, cell in order:
         if key in group.failed:
             continue
-        cell = group.by_key[key]
         try:
             group.alive[key] = candidate = open_candidate(cell)
             group.ready[key] = candidate.prepare(cell, Cap(group.effort.warmup_s))

@@ -2,12 +2,17 @@
 
 import os
 from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from attnbench.harness.run import candidates
+from attnbench.harness.setting import Flags
+from attnbench.harness.timing.warmup import Cap
 from attnbench.harness.workers.isolation import Worker
+from attnbench.record import Cell
 
 CPU = torch.device("cpu")
 
@@ -41,6 +46,38 @@ def test_after_a_failure_all_begin_again_together() -> None:
     for _ in range(3):
         places.move(one)  # type: ignore[arg-type]
         places.move(other)  # type: ignore[arg-type]
+    assert moved[::2] == moved[1::2]
+
+
+def test_who_joins_later_is_where_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+
+    class Fake:
+        def __init__(self, *args: Any, **options: Any) -> None: ...
+
+        def call(self, method: str, *args: Any) -> None: ...
+
+        def pause(self) -> None: ...
+
+        def move_to(self, cpu: int) -> None:
+            moved.append(cpu)
+
+    monkeypatch.setattr(candidates, "Worker", Fake)
+    request, cell, cap = (
+        SimpleNamespace(device=CPU, flags=Flags(threads=1), limit_s=1.0),
+        Cell(mechanism="full", layout="swin_pico", metric="throughput", resolution=28),
+        Cap(0.1),
+    )
+    places = candidates._Places(CPU, 1)
+    one, other = (candidates.RemoteSession(cell, request, places) for _ in range(2))  # type: ignore[arg-type]
+    one.prepare(cell, cap)
+    one.sample(1)  # of a group that the other is not in
+    for session in (one, other):
+        session.prepare(cell, cap)
+    moved.clear()
+    for _ in range(3):
+        one.sample(1)
+        other.sample(1)
     assert moved[::2] == moved[1::2]
 
 
