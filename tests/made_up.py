@@ -41,11 +41,11 @@ class Fake:
     world: World
     step_s: float = 0.1
     fails_at: int | None = None
-    least_macs: int | None = None
+    least: int | None = None
     samples: int = 0
 
     def prepare(self, cell: Cell, cap: Cap) -> Prepared:
-        return Prepared("eager", 1, 1, WarmUp(0, 0.0, True), self.least_macs, "none here")
+        return Prepared("eager", 1, 1, WarmUp(0, 0.0, True), "none here")
 
     def sample(self, repeats: int) -> Sample:
         self.samples += 1
@@ -55,6 +55,9 @@ class Fake:
 
     def verify(self, step_s: float) -> None:
         return None
+
+    def least_macs(self, cell: Cell, batch: int) -> int | None:
+        return self.least
 
     def replay(self, repeats: int, pairs: int) -> Replay:
         return Replay(reason="made up")

@@ -107,7 +107,7 @@ def put_to_the_test(request: "Request", values: dict[str, Any]) -> None:
 
 
 def _real(request: "Request", values: dict[str, Any]) -> float:
-    """Runs on this machine: twelve processes of each copy and about a minute a run, unless told."""
+    """Runs on this machine: thirty processes of each copy and about a minute a run, unless told."""
     from attnbench.harness import environment
     from attnbench.harness.run import plan
     from attnbench.harness.run.candidates import Candidates
@@ -118,8 +118,8 @@ def _real(request: "Request", values: dict[str, Any]) -> float:
     environment.pin_allocator()
     planned = plan.plan(replace(request, metrics=("throughput",)))
     cell = next(cell for cell in planned if cell.mechanism == request.baseline)
-    processes = 1 if request.in_process else values["processes"] or 12
-    effort = Effort(0.5, 18, 100_000, float(values["budget"] or 28), processes=processes)
+    processes = 1 if request.in_process else values["processes"] or 30
+    effort = Effort(0.5, 18, 100_000, float(values["budget"] or 32), processes=processes)
     runs: list[Run] = []
     found = aa.real(
         cell,

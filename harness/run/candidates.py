@@ -89,6 +89,10 @@ class RemoteSession:
         """See :meth:`Session.verify`."""
         self._ask("verify", step_s)
 
+    def least_macs(self, cell: Cell, batch: int) -> int | None:
+        """See :meth:`Session.least_macs`."""
+        return self._ask("least_macs", cell, batch)
+
     def replay(self, repeats: int, pairs: int) -> Replay:
         """See :meth:`Session.replay`."""
         return self._ask("replay", repeats, pairs)

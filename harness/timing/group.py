@@ -222,6 +222,7 @@ def _from_journal(group: Group, tag: str, progress: Progress) -> Blocks:
 
 def _verify(group: Group, blocks: Blocks) -> None:
     """Void the rows whose timing was not of the work, or whose rate cannot be."""
+    cells = group.by_key
     peak: float | None = None
     for key, candidate in list(group.alive.items()):
         try:
@@ -229,8 +230,9 @@ def _verify(group: Group, blocks: Blocks) -> None:
             step_s = median(blocks.of(key))
             candidate.verify(step_s)
             if peak is None:
-                peak = candidate.peak(group.by_key[key].precision)
-            reason = plausible.fault(group.ready[key].least_macs, step_s, peak)
+                peak = candidate.peak(cells[key].precision)
+            least = candidate.least_macs(cells[key], group.ready[key].batch_size)
+            reason = plausible.fault(least, step_s, peak)
             if reason:
                 raise plausible.ImplausibleError(reason)
         except Exception as error:

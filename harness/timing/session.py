@@ -32,7 +32,6 @@ class Prepared:
         batch_size: images per step.
         repeats: steps per sample.
         warmup: how it went.
-        least_macs: multiply-adds that a step cannot do without; None if there is no formula.
         sensors: why the device's sensors are not read; empty if they are.
     """
 
@@ -40,7 +39,6 @@ class Prepared:
     batch_size: int
     repeats: int
     warmup: WarmUp
-    least_macs: int | None
     sensors: str
 
 
@@ -62,6 +60,9 @@ class Candidate(Protocol):
 
     def verify(self, step_s: float) -> None:
         """Raise if what was timed was not the work."""
+
+    def least_macs(self, cell: Cell, batch: int) -> int | None:
+        """Multiply-adds that a step cannot do without; None if there is no formula."""
 
     def replay(self, repeats: int, pairs: int) -> replay.Replay:
         """Compare steps with their replay as one CUDA graph."""
@@ -119,9 +120,8 @@ class Session:
         repeats = steps_per_sample(min(seconds), self._clock.tick())
         self._leads = self._device.type == "cpu" and min(seconds) < _LEAD_S
         warmup = warm_up(lambda: self.sample(repeats).device_s, cap, spent)
-        macs = plausible.least_macs(self._model, cell, batch)
         ran = executed_impl(self._model, self._setting(cell, batch))
-        return Prepared(ran, batch, repeats, warmup, macs, no_sensors)
+        return Prepared(ran, batch, repeats, warmup, no_sensors)
 
     def sample(self, repeats: int) -> Sample:
         """Time some steps on images that were not seen before; making them is not timed.
@@ -150,6 +150,10 @@ class Session:
             DishonestError: an answer was kept, or the backward pass was left out.
         """
         honesty.check(self._workload, self._seen, self._last, step_s, self._clock)
+
+    def least_macs(self, cell: Cell, batch: int) -> int | None:
+        """See :func:`attnbench.harness.timing.plausible.least_macs`; it takes longer than a short warm-up."""
+        return plausible.least_macs(self._model, cell, batch)
 
     def replay(self, repeats: int, pairs: int) -> replay.Replay:
         """See :func:`attnbench.harness.timing.replay.compare`."""

@@ -122,8 +122,6 @@ def test_cells_that_go_missing_do_not_move_medians(tmp_path: Path) -> None:
 def test_a_rate_above_the_roofline_voids_the_row(tmp_path: Path) -> None:
     """The device reaches 1e9 MACs/s; one candidate claims ten times that, the other half of it."""
     world = World()
-    found = run(
-        tmp_path, baseline=Fake(world, least_macs=50_000_000), other=Fake(world, least_macs=1_000_000_000)
-    )
+    found = run(tmp_path, baseline=Fake(world, least=50_000_000), other=Fake(world, least=1_000_000_000))
     assert isinstance(found["baseline"], Measurement)
     assert "the work was not done" in str(found["other"])
