@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attnbench.mechanisms._explicit import explicit
 from attnbench.mechanisms._flex import add_bias, flex_attention
 
 
@@ -29,10 +30,15 @@ def attend(
         return _fused(q, k, v, scale, bias)
     if impl == "flex":
         return flex_attention(q, k, v, scale=scale, score=add_bias(bias))
-    logits = (q * scale) @ k.transpose(-2, -1)
-    if bias is not None:
-        logits += bias  # in place: the products' gradients do not need the bare logits
-    return logits.softmax(dim=-1) @ v
+    return explicit(scale, bias, q, k, v)
+
+
+def attend_stacked(qkv: Tensor, *, scale: float, bias: Tensor | None = None, impl: str = "eager") -> Tensor:
+    """:func:`attend` of q, k and v that lie in one tensor (3, ..., L, d): their gradient is one, too."""
+    if chosen(impl, qkv) == "eager":
+        return explicit(scale, bias, qkv)
+    q, k, v = qkv
+    return attend(q, k, v, scale=scale, bias=bias, impl=impl)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import FastestPlainAttend, attend
+from attnbench.mechanisms._patches import reduce_patches
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site
 
@@ -80,10 +81,9 @@ class ReducedAttention(FastestPlainAttend, nn.Module):
         self._reduced(x.shape[1], x.shape[2])
         if not self.linear and self.padding == "masked":
             x = pad_map(x, (self.ratio, self.ratio))
-        x = x.permute(0, 3, 1, 2)
         if self.linear:
-            x = F.adaptive_avg_pool2d(x, POOLED)
-        x = self.norm(self.sr(x).permute(0, 2, 3, 1))
+            x = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), POOLED).permute(0, 2, 3, 1)
+        x = self.norm(reduce_patches(x, self.sr))
         return F.gelu(x) if self.linear else x
 
     def macs(self, height: int, width: int) -> dict[str, int]:

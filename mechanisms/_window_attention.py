@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._attend import attend_stacked
 from attnbench.mechanisms._windows import padding, same_label
 
 
@@ -47,8 +47,8 @@ def window_attention(
     cut = _cut(qkv, window, grid)  # (B, rows, h, columns, w, 3, heads, d)
     rows, columns = cut.shape[1], cut.shape[3]
     # One copy brings windows and heads together: (3, B, windows, heads, L, d).
-    q, k, v = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, B, rows * columns, heads, h * w, d)
-    out = attend(q, k, v, scale=scale, bias=bias, impl=impl)
+    stacked = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, B, rows * columns, heads, h * w, d)
+    out = attend_stacked(stacked, scale=scale, bias=bias, impl=impl)
     out = out.reshape(B, rows, columns, heads, h, w, d).permute(0, 1, 4, 2, 5, 3, 6)
     if grid:  # back to the order (h, rows, w, columns) of the map
         out = out.transpose(1, 2).transpose(3, 4)

@@ -21,6 +21,7 @@ from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import attend, fastest
 from attnbench.mechanisms._local import DepthwiseConv, neighbours
 from attnbench.mechanisms._official import NO_DROPOUT, only
+from attnbench.mechanisms._patches import reduce_patches
 from attnbench.mechanisms._window_attention import (
     window_attention,
     window_macs,
@@ -145,7 +146,10 @@ class ScalableAttention(nn.Module):
         if self.reduce is not None and self.norm is not None:
             self._reduced(x.shape[1], x.shape[2])
             y = pad_map(x, (self.ratio, self.ratio)) if self.padding == "masked" else x
-            y = F.gelu(self.norm(self.reduce(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)))
+            spatial, mix = self.reduce
+            assert isinstance(spatial, nn.Conv2d)
+            y = reduce_patches(y, spatial).permute(0, 3, 1, 2)
+            y = F.gelu(self.norm(mix(y).permute(0, 2, 3, 1)))
             projected = self.q(x), self.k(y), self.v(y)
         else:
             projected = (self.q(x), *self.kv(x).chunk(2, dim=-1))

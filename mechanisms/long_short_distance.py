@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from attnbench.mechanisms._attend import FastestAttend, attend
+from attnbench.mechanisms._attend import FastestAttend, attend_stacked
 from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.mechanisms._windows import pad_map, relative_position_index, same_label
 from attnbench.mechanisms._windows import padding as missing
@@ -157,9 +157,8 @@ class LongShortDistanceAttention(FastestAttend, nn.Module):
         groups = rows * ih * columns * iw
         tokens = cut.permute(0, 1, 3, 4, 6, 2, 5, 7).reshape(B, groups, gh * gw, -1)
         tokens = self.qkv(tokens) if whole else tokens
-        q, k, v = tokens.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
-        bias = self._bias(H, W, q)
-        out = attend(q, k, v, scale=self.scale, bias=bias, impl=self.impl)
+        qkv = tokens.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        out = attend_stacked(qkv, scale=self.scale, bias=self._bias(H, W, qkv), impl=self.impl)
         out = out.reshape(B, rows, ih, columns, iw, self.num_heads, gh, gw, -1)
         out = out.permute(0, 1, 6, 2, 3, 7, 4, 5, 8).reshape(B, rows * gh * ih, columns * gw * iw, -1)
         return self.proj(out[:, :H, :W])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.implementations import resolve
-from attnbench.mechanisms._attend import attend, fastest
+from attnbench.mechanisms._attend import attend_stacked, fastest
 from attnbench.mechanisms._official import NO_DROPOUT, ignored, only
 from attnbench.mechanisms._windows import (
     pad_map,
@@ -130,13 +130,13 @@ class ShiftedWindowAttention(nn.Module):
             tokens = self.qkv(partition(pad_map(x, window), window))
         else:
             tokens = partition(pad_map(self.qkv(x), window), window)  # (B, windows, L, 3·C)
-        q, k, v = tokens.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
-        impl, bias = resolve(self, q, H, W), self._bias(H, W, q)
+        qkv = tokens.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        impl, bias = resolve(self, qkv, H, W), self._bias(H, W, qkv)
         if impl == "flex":  # it knows four axes and one bias for all images, so windows and heads share one
-            q, k, v = q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2)
+            qkv = qkv.flatten(2, 3)
             if bias is not None:
                 bias = bias.expand(rows * columns, -1, -1, -1).flatten(0, 1)
-        out = attend(q, k, v, scale=self.head_dim**-0.5, bias=bias, impl=impl)
+        out = attend_stacked(qkv, scale=self.head_dim**-0.5, bias=bias, impl=impl)
         # Windows and heads back to the map in one copy.
         out = out.reshape(B, rows, columns, self.num_heads, *window, -1).permute(0, 1, 4, 2, 5, 3, 6)
         out = out.reshape(B, rows * window[0], columns * window[1], -1)

@@ -19,6 +19,7 @@ from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import FastestPlainAttend, attend
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._official import NO_DROPOUT, only
+from attnbench.mechanisms._patches import reduce_patches
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site, register_mechanism
 
@@ -64,8 +65,7 @@ class ShuntedBranch(FastestPlainAttend, nn.Module):
         """Let q (B, heads, N, d) attend to the map x (B, H, W, C): (B, H, W, C')."""
         if self.reduce is not None and self.norm is not None and self.ratio:
             y = pad_map(x, (self.ratio, self.ratio)) if self.padding == "masked" else x
-            y = self.reduce(y.permute(0, 3, 1, 2))
-            y = F.gelu(self.norm(y.permute(0, 2, 3, 1)))
+            y = F.gelu(self.norm(reduce_patches(y, self.reduce)))
         else:
             y = x
         k, v = self.kv(y).split(self.width, dim=-1)  # each (B, H_k, W_k, C')

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import FastestPlainAttend, attend
 from attnbench.mechanisms._official import only
+from attnbench.mechanisms._patches import reduce_patches
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site, register_mechanism
 
@@ -144,7 +145,7 @@ class WaveletAttention(FastestPlainAttend, nn.Module):
         y = bands
         if self.embed is not None:
             y = pad_map(y, (self.ratio, self.ratio)) if self.form == "layer" else y
-            y = self.embed(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            y = reduce_patches(y, self.embed)
         out = self._attend(x, self.kv_norm(y))
         return self.proj(torch.cat((out, inverse_haar(bands)[:, :H, :W]), dim=-1))
 

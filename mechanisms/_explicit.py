@@ -1,0 +1,122 @@
+"""Explicit attention, softmax(scale · q kᵀ + bias) v, by matrix products; on a CPU written out by hand.
+
+What torch makes of the formula goes through memory more often than the mathematics needs: the scale is a
+pass over q and one over its gradient, the bias another over the logits, softmax and its gradient write new
+tensors, and under autocast softmax goes to float32 and back. In windows of 7 × 7 that costs a CPU as much as
+the products do (docs/speed.md).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
+    """softmax(scale · q kᵀ + bias) v.
+
+    Args:
+        scale, bias: see :func:`attnbench.mechanisms._attend.attend`.
+        qkv: q (..., L, d), k and v (..., S, d); or these three stacked in one tensor (3, ..., L, d), whose
+            gradient is then not put together from three.
+
+    Returns:
+        (..., L, d).
+    """
+    given = (*qkv, *(() if bias is None else (bias,)))
+    if not _by_hand(*given) or len({t.shape[:-2] for t in qkv}) > 1:
+        return _formula(scale, bias, *qkv)
+    if torch.is_autocast_enabled("cpu") and qkv[0].dtype != torch.float64:
+        dtype = torch.get_autocast_dtype("cpu")  # what autocast does to a product
+        qkv = tuple(t.to(dtype) for t in qkv)
+    bias = None if bias is None else bias.to(qkv[0].dtype)
+    qkv = tuple(t.contiguous() for t in qkv)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        out: Tensor = _ByHand.apply(scale, bias, *qkv)
+        return out
+    return _forward(scale, bias, *qkv)[0]
+
+
+def _by_hand(*given: Tensor) -> bool:
+    """On a CPU, and where nobody looks into the operators.
+
+    torch.compile, a tracer and torch.func's transforms get the formula: they make their own of it.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    if any(t.device.type != "cpu" for t in given) or given[0].dim() < 3:
+        return False
+    return not torch._C._are_functorch_transforms_active()
+
+
+def _formula(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
+    q, k, v = _parts(qkv)
+    logits = (q * scale) @ k.transpose(-2, -1)
+    if bias is not None:
+        logits += bias  # in place: the products' gradients do not need the bare logits
+    return logits.softmax(dim=-1) @ v
+
+
+def _parts(qkv: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return qkv if len(qkv) == 3 else qkv[0].unbind(0)
+
+
+def _forward(scale: float, bias: Tensor | None, *qkv: Tensor) -> tuple[Tensor, Tensor]:
+    """Output (..., L, d) and weights (..., L, S), which lie where the logits lay."""
+    q, k, v = _parts(qkv)
+    weights = q.new_empty(*q.shape[:-1], k.shape[-2])
+    p = weights.flatten(0, -3)
+    if bias is not None:
+        weights.copy_(bias)
+    _product(p, q.flatten(0, -3), k.flatten(0, -3).transpose(1, 2), scale, bias is not None)
+    torch.softmax(p, -1, out=p)
+    return torch.bmm(p, v.flatten(0, -3)).unflatten(0, q.shape[:-2]), weights
+
+
+class _ByHand(torch.autograd.Function):
+    """With P = softmax(S), S = scale · Q Kᵀ + bias: dV = Pᵀ dO, dP = dO Vᵀ, dS = P ⊙ (dP − rowsum(P ⊙ dP)),
+    dQ = scale · dS K, dK = scale · dSᵀ Q, and the gradient of the bias is dS.
+
+    Second derivatives are autograd's, of the formula.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
+        out, weights = _forward(scale, bias, *qkv)
+        ctx.save_for_backward(weights, bias, *qkv)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weights, bias, *qkv = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, *_differentiable(ctx.scale, bias, qkv, grad)
+        found = [torch.empty_like(t) for t in qkv]
+        q, k, v = (t.flatten(0, -3) for t in _parts(tuple(qkv)))
+        dq, dk, dv = (t.flatten(0, -3) for t in _parts(tuple(found)))
+        p, do = weights.flatten(0, -3), grad.flatten(0, -3)
+        torch.bmm(p.transpose(1, 2), do, out=dv)
+        ds = torch.bmm(do, v.transpose(1, 2))
+        torch.ops.aten._softmax_backward_data.out(ds, p, -1, ds.dtype, grad_input=ds)
+        _product(dq, ds, k, ctx.scale)
+        _product(dk, ds.transpose(1, 2), q, ctx.scale)
+        of_bias = ds.view_as(weights).sum_to_size(bias.shape) if ctx.needs_input_grad[1] else None
+        return None, of_bias, *found
+
+
+def _product(out: Tensor, a: Tensor, b: Tensor, scale: float, add: bool = False) -> None:
+    """scale · a b into ``out``, or added to what it holds."""
+    torch.baddbmm(out, a, b, beta=int(add), alpha=scale, out=out)
+
+
+def _differentiable(
+    scale: float, bias: Tensor | None, qkv: list[Tensor], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients of bias and ``qkv`` as functions that have gradients themselves."""
+    inputs = [bias, *qkv]
+    wanted = [t for t in inputs if t is not None and t.requires_grad]
+    with torch.enable_grad():
+        out = _formula(scale, bias, *qkv)
+    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
+    return tuple(next(found) if t is not None and t.requires_grad else None for t in inputs)

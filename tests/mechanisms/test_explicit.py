@@ -1,0 +1,98 @@
+"""Explicit attention written out by hand is the formula: values, gradients, second derivatives."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.mechanisms import _explicit
+from attnbench.mechanisms._attend import attend, attend_stacked
+from attnbench.mechanisms._explicit import explicit
+
+# leading axes, L, S, channels of q and k, of v, shape of the bias
+CASES = {
+    "bias of each head": ((2, 3), 4, 4, 5, 5, (3, 4, 4)),
+    "windows, other keys than queries": ((2, 3, 2), 4, 6, 5, 3, (3, 1, 4, 6)),
+    "no bias, one channel": ((2, 2), 3, 5, 1, 1, None),
+    "one query": ((3,), 1, 4, 2, 2, (1, 1, 4)),
+    "bias of each key": ((1, 2), 3, 3, 2, 2, (3,)),
+}
+
+
+def _case(name: str) -> tuple[Tensor, ...]:
+    lead, L, S, d, e, bias = CASES[name]
+    draw = torch.Generator().manual_seed(0)
+    shapes = [bias, (*lead, L, d), (*lead, S, d), (*lead, S, e)]
+    return tuple(
+        torch.randn(shape, generator=draw, dtype=torch.float64).requires_grad_() for shape in shapes if shape
+    )
+
+
+def _run(*given: Tensor) -> Tensor:
+    return explicit(0.3, given[0] if len(given) == 4 else None, *given[-3:])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_both_derivatives_are_those_of_the_formula(name: str) -> None:
+    given = _case(name)
+    found = _run(*given)
+    assert "ByHand" in str(found.grad_fn)
+    plain = _explicit._formula(0.3, given[0] if len(given) == 4 else None, *given[-3:])
+    torch.testing.assert_close(found, plain)
+    with torch.no_grad():
+        torch.testing.assert_close(_run(*given), plain)
+    assert torch.autograd.gradcheck(_run, given)
+    assert torch.autograd.gradgradcheck(_run, given)
+
+
+def test_stacked_is_the_same_as_three() -> None:
+    q, k, v = _case("no bias, one channel")[-3:]
+    k, v = k[..., :3, :], v[..., :3, :]
+    stacked = torch.stack((q, k, v)).detach().requires_grad_()
+    found, three = attend_stacked(stacked, scale=0.3), attend(q, k, v, scale=0.3)
+    torch.testing.assert_close(found, three)
+    (of_stack,) = torch.autograd.grad(found.square().sum(), stacked)
+    of_three = torch.autograd.grad(three.square().sum(), (q, k, v))
+    of_three = (of_three[0], of_three[1][..., :3, :], of_three[2][..., :3, :])
+    torch.testing.assert_close(of_stack, torch.stack(of_three))
+    assert torch.autograd.gradgradcheck(lambda qkv: attend_stacked(qkv, scale=0.3), (stacked,))
+
+
+def test_a_key_that_is_masked_gets_nothing() -> None:
+    bias, q, k, v = _case("bias of each head")
+    masked = bias.detach().clone()
+    masked[..., 2] = -torch.inf
+    out = explicit(0.3, masked, q, k, v)
+    _, of_k, of_v = torch.autograd.grad(out.sum(), (q, k, v))
+    assert torch.isfinite(of_k).all()
+    assert not of_k[..., 2, :].any()
+    assert not of_v[..., 2, :].any()
+
+
+def test_under_autocast_it_is_the_formula_to_the_precision_of_bfloat16() -> None:
+    given = tuple(t.detach().float().requires_grad_() for t in _case("bias of each head"))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, plain = _run(*given), _explicit._formula(0.3, *given)
+    assert found.dtype == plain.dtype == torch.bfloat16
+    torch.testing.assert_close(found, plain, atol=0.03, rtol=0.03)
+    of_found, of_plain = (torch.autograd.grad(y.float().sum(), given) for y in (found, plain))
+    for a, b in zip(of_found, of_plain, strict=True):
+        assert a.dtype == b.dtype == torch.float32
+        torch.testing.assert_close(a, b, atol=0.05, rtol=0.05)
+
+
+def test_keys_that_are_shared_are_broadcast() -> None:
+    _, q, k, v = _case("bias of each head")
+    found = explicit(0.3, None, q, k[:1], v[:1])
+    torch.testing.assert_close(found, explicit(0.3, None, q, k[:1].expand_as(q), v[:1].expand_as(q)))
+
+
+def test_transforms_of_torch_take_the_formula() -> None:
+    bias, q, k, v = (t.detach() for t in _case("bias of each head"))
+
+    def loss(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return explicit(0.3, bias, q, k, v).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss))(q, k, v)
+    q.requires_grad_()
+    (together,) = torch.autograd.grad(loss(q, k, v), q)
+    torch.testing.assert_close(each, together)
