@@ -62,15 +62,17 @@ def _parts(qkv: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _forward(scale: float, bias: Tensor | None, *qkv: Tensor) -> tuple[Tensor, Tensor]:
-    """Output (..., L, d) and weights (..., L, S), which lie where the logits lay."""
+    """Output (..., L, d) and weights (..., L, S)."""
     q, k, v = _parts(qkv)
-    weights = q.new_empty(*q.shape[:-1], k.shape[-2])
-    p = weights.flatten(0, -3)
+    logits = q.new_empty(*q.shape[:-1], k.shape[-2])
     if bias is not None:
-        weights.copy_(bias)
-    _product(p, q.flatten(0, -3), k.flatten(0, -3).transpose(1, 2), scale, bias is not None)
-    torch.softmax(p, -1, out=p)
-    return torch.bmm(p, v.flatten(0, -3)).unflatten(0, q.shape[:-2]), weights
+        logits.copy_(bias)
+    _product(
+        logits.flatten(0, -3), q.flatten(0, -3), k.flatten(0, -3).transpose(1, 2), scale, bias is not None
+    )
+    # Into a tensor given, which autocast leaves alone; not in place, which takes half as long again.
+    weights = torch.softmax(logits, -1, out=torch.empty_like(logits))
+    return torch.bmm(weights.flatten(0, -3), v.flatten(0, -3)).unflatten(0, q.shape[:-2]), weights
 
 
 class _ByHand(torch.autograd.Function):
@@ -97,8 +99,7 @@ class _ByHand(torch.autograd.Function):
         dq, dk, dv = (t.flatten(0, -3) for t in _parts(tuple(found)))
         p, do = weights.flatten(0, -3), grad.flatten(0, -3)
         torch.bmm(p.transpose(1, 2), do, out=dv)
-        ds = torch.bmm(do, v.transpose(1, 2))
-        torch.ops.aten._softmax_backward_data.out(ds, p, -1, ds.dtype, grad_input=ds)
+        ds = torch.ops.aten._softmax_backward_data(torch.bmm(do, v.transpose(1, 2)), p, -1, p.dtype)
         _product(dq, ds, k, ctx.scale)
         _product(dk, ds.transpose(1, 2), q, ctx.scale)
         of_bias = ds.view_as(weights).sum_to_size(bias.shape) if ctx.needs_input_grad[1] else None

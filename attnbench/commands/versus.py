@@ -26,9 +26,11 @@ def command(mechanisms: tuple[str, ...] | None, pairs: int, batch: int, threads:
     before_torch()
     import torch
 
+    from attnbench.harness import environment
     from attnbench.harness.versus.race import CASES, race
     from attnbench.harness.versus.references import REFERENCES
 
+    environment.pin_allocator()  # else page faults, which fall on either side as they like, are a third of it
     torch.set_num_threads(threads)
     heading = [text for mode, precision in CASES for text in (f"{mode} {precision}", "slowest")]
     click.echo(markdown.head(("official / ours", "mechanism", *heading), left=range(2 + len(heading))))
