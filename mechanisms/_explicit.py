@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
@@ -40,13 +41,14 @@ def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
 def _by_hand(*given: Tensor) -> bool:
     """On a CPU, and where nobody looks into the operators.
 
-    torch.compile, a tracer and torch.func's transforms get the formula: they make their own of it.
+    torch.compile, a tracer, torch.func's transforms and forward mode make their own of the formula, and get it.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
     if any(t.device.type != "cpu" for t in given) or given[0].dim() < 3:
         return False
-    return not torch._C._are_functorch_transforms_active()
+    forward_mode = forward_ad._current_level >= 0  # dual numbers
+    return not forward_mode and not torch._C._are_functorch_transforms_active()
 
 
 def _formula(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:

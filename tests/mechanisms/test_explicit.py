@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from attnbench.mechanisms import _explicit
 from attnbench.mechanisms._attend import attend, attend_stacked
@@ -96,3 +97,7 @@ def test_transforms_of_torch_take_the_formula() -> None:
     q.requires_grad_()
     (together,) = torch.autograd.grad(loss(q, k, v), q)
     torch.testing.assert_close(each, together)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(q.detach(), q.detach())
+        tangent = forward_ad.unpack_dual(loss(dual, k, v)).tangent
+    torch.testing.assert_close(tangent, (together * q).sum().detach())
