@@ -41,7 +41,7 @@ def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
 def _by_hand(*given: Tensor) -> bool:
     """On a CPU, and where nobody looks into the operators.
 
-    torch.compile, a tracer, torch.func's transforms and forward mode make their own of the formula, and get it.
+    torch.compile, a tracer, torch.func and forward mode get the formula, since they make their own of it.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
