@@ -2,7 +2,9 @@
 
 One JSON file per mechanism, and one for each set of options it was checked with besides its defaults. A
 certificate holds for the source whose digest it carries, with those options, and for no other.
-Written by ``attnbench check``; those of the shipped mechanisms lie in results/certificates. Needs no torch.
+Written by ``attnbench check``; those of the shipped mechanisms lie in results/certificates, and in a folder
+``earlier`` in it those of sources that have changed since, which shipped records were measured with. Needs no
+torch.
 """
 
 import hashlib
@@ -32,6 +34,9 @@ OWN = Path("attnbench-results") / "certificates"
 SHIPPED = Path(__file__).parent / "results" / "certificates"
 if not SHIPPED.parent.is_dir():  # a checkout without symbolic links, not installed
     SHIPPED = Path(__file__).parent.parent / "results" / "certificates"
+
+EARLIER = "earlier"
+"""In ``SHIPPED``: certificates of sources that are no longer the present ones, ``<file>-<digest>.json``."""
 
 
 def look_beside(records: Path) -> None:
@@ -107,7 +112,7 @@ def write(folder: Path, certificate: Certificate) -> Path:
 def find(
     name: str, digest: str, folder: Path | None = None, options: Mapping[str, Any] | None = None
 ) -> Certificate | None:
-    """The certificate of a source: the user's own, in ``folder`` (default ``OWN``), before the shipped one.
+    """The certificate of a source: the user's own, in ``folder`` (default ``OWN``), before the shipped ones.
 
     Where none covers the digest, the first of another source or suite; None where there is none at all.
 
@@ -117,7 +122,8 @@ def find(
         options: what it was run with; a certificate of other options says nothing of it.
     """
     file = _file(name, beyond_defaults(name, options or {}))
-    found = list(_read((folder or OWN) / file, SHIPPED / file))
+    earlier = SHIPPED / EARLIER / f"{file.removesuffix('.json')}-{digest}.json"
+    found = list(_read((folder or OWN) / file, SHIPPED / file, earlier))
     covering = [certificate for certificate in found if certificate.covers(digest)]
     return next(iter(covering or found), None)
 

@@ -28,7 +28,8 @@ class Vouchers:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._known: dict[str, Certificate] = {}
-        for folder in (*folders, certificates.OWN, certificates.SHIPPED):
+        shipped = certificates.SHIPPED, certificates.SHIPPED / certificates.EARLIER
+        for folder in (*folders, certificates.OWN, *shipped):
             for path in sorted(folder.glob("*.json")):
                 try:
                     found = Certificate.model_validate_json(path.read_bytes())

@@ -66,3 +66,8 @@ def test_shipped_certificates_are_of_the_sources_as_they_are() -> None:
         again = f"run 'attnbench check {name} --out results'{', with its options' if options else ''}"
         assert bool(options) == bool(found["options"])
         assert certificates.is_valid(name, registry.get(name).digest(), None, found["options"]), again
+    for path in (ROOT / "results" / "certificates" / "earlier").glob("*.json"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert path.stem.endswith(f"-{found['digest']}")
+        assert found["digest"] != registry.get(found["mechanism"]).digest()
+        assert certificates.is_valid(found["mechanism"], found["digest"], None, found["options"])
