@@ -35,20 +35,22 @@ def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
     if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         out: Tensor = _ByHand.apply(scale, bias, *qkv)
         return out
-    return _forward(scale, bias, *qkv)[0]
+    return attend(scale, bias, *qkv)[0]
 
 
 def _by_hand(*given: Tensor) -> bool:
     """On a CPU, and where nobody looks into the operators.
 
-    torch.compile, a tracer, torch.func and forward mode get the formula, since they make their own of it.
+    torch.compile, a tracer, torch.func and forward mode get the formula, since they make their own of it, and
+    so does a mode that overrides functions: it may hold softmax fixed.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
     if any(t.device.type != "cpu" for t in given) or given[0].dim() < 3:
         return False
-    forward_mode = forward_ad._current_level >= 0  # dual numbers
-    return not forward_mode and not torch._C._are_functorch_transforms_active()
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return False
+    return not torch._C._len_torch_function_stack()
 
 
 def _formula(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
@@ -63,15 +65,14 @@ def _parts(qkv: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return qkv if len(qkv) == 3 else qkv[0].unbind(0)
 
 
-def _forward(scale: float, bias: Tensor | None, *qkv: Tensor) -> tuple[Tensor, Tensor]:
-    """Output (..., L, d) and weights (..., L, S)."""
+def attend(scale: float, bias: Tensor | None, *qkv: Tensor) -> tuple[Tensor, Tensor]:
+    """Output (..., L, d) and weights (..., L, S); ``attnbench explain`` shows it under this name."""
     q, k, v = _parts(qkv)
     logits = q.new_empty(*q.shape[:-1], k.shape[-2])
     if bias is not None:
         logits.copy_(bias)
-    _product(
-        logits.flatten(0, -3), q.flatten(0, -3), k.flatten(0, -3).transpose(1, 2), scale, bias is not None
-    )
+    s, keys = logits.flatten(0, -3), k.flatten(0, -3).transpose(1, 2)
+    torch.baddbmm(s, q.flatten(0, -3), keys, beta=int(bias is not None), alpha=scale, out=s)
     # Into a tensor given, which autocast leaves alone; not in place, which takes half as long again.
     weights = torch.softmax(logits, -1, out=torch.empty_like(logits))
     return torch.bmm(weights.flatten(0, -3), v.flatten(0, -3)).unflatten(0, q.shape[:-2]), weights
@@ -86,7 +87,7 @@ class _ByHand(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
-        out, weights = _forward(scale, bias, *qkv)
+        out, weights = attend(scale, bias, *qkv)
         ctx.save_for_backward(weights, bias, *qkv)
         ctx.scale = scale
         return out
@@ -102,15 +103,10 @@ class _ByHand(torch.autograd.Function):
         p, do = weights.flatten(0, -3), grad.flatten(0, -3)
         torch.bmm(p.transpose(1, 2), do, out=dv)
         ds = torch.ops.aten._softmax_backward_data(torch.bmm(do, v.transpose(1, 2)), p, -1, p.dtype)
-        _product(dq, ds, k, ctx.scale)
-        _product(dk, ds.transpose(1, 2), q, ctx.scale)
+        torch.baddbmm(dq, ds, k, beta=0, alpha=ctx.scale, out=dq)
+        torch.baddbmm(dk, ds.transpose(1, 2), q, beta=0, alpha=ctx.scale, out=dk)
         of_bias = ds.view_as(weights).sum_to_size(bias.shape) if ctx.needs_input_grad[1] else None
         return None, of_bias, *found
-
-
-def _product(out: Tensor, a: Tensor, b: Tensor, scale: float, add: bool = False) -> None:
-    """scale · a b into ``out``, or added to what it holds."""
-    torch.baddbmm(out, a, b, beta=int(add), alpha=scale, out=out)
 
 
 def _differentiable(

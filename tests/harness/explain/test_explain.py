@@ -213,7 +213,7 @@ def test_phases_are_the_submodules_and_functions_of_the_file() -> None:
         "optimizer",
     }
     lines = {op.line for op in operators if op.place.phase == "attend"}
-    assert all(line.startswith("mechanisms/_attend.py:") for line in lines)
+    assert all(line.startswith("mechanisms/_explicit.py:") for line in lines)
 
 
 def test_the_backward_pass_is_charged_to_the_phases_that_made_it() -> None:

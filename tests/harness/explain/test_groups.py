@@ -54,7 +54,9 @@ def test_an_attention_inside_an_attention_is_no_projection(mechanism: str) -> No
     operators = record(make_step(model, model.layout, SETTING), model)
     products = {group: sum(op.macs for op in operators if group_of(op) == group) for group in GROUPS}
     assert products[CORE] == sum(
-        op.macs for op in operators if op.place.part == "attention" and op.name == "aten::bmm"
+        op.macs
+        for op in operators
+        if op.place.part == "attention" and op.name in ("aten::bmm", "aten::baddbmm")
     )
     assert products[CORE] > 0
     assert products[PROJECTIONS] > 0

@@ -120,7 +120,7 @@ def test_an_estimate_takes_no_memory_and_grows_with_the_map() -> None:
     assert large.peak > 1000 * small.peak
     assert large.largest is not None
     assert large.largest.bytes == 4 * 64 * 2 * (224 * 224) ** 2  # float32, images, heads, pairs of tokens
-    assert large.largest.line.startswith("mechanisms/_attend.py:")
+    assert large.largest.line.startswith("mechanisms/_explicit.py:")
 
 
 class NeedsNumbers(nn.Module):
