@@ -123,9 +123,12 @@ def find(
     """
     file = _file(name, beyond_defaults(name, options or {}))
     earlier = SHIPPED / EARLIER / f"{file.removesuffix('.json')}-{digest}.json"
-    found = list(_read((folder or OWN) / file, SHIPPED / file, earlier))
-    covering = [certificate for certificate in found if certificate.covers(digest)]
-    return next(iter(covering or found), None)
+    first: Certificate | None = None
+    for certificate in _read((folder or OWN) / file, SHIPPED / file, earlier):
+        if certificate.covers(digest):
+            return certificate
+        first = first or certificate
+    return first
 
 
 def is_valid(

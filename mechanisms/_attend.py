@@ -35,7 +35,8 @@ def attend(
 
 def attend_stacked(qkv: Tensor, *, scale: float, bias: Tensor | None = None, impl: str = "eager") -> Tensor:
     """:func:`attend` of q, k and v that lie in one tensor (3, ..., L, d): their gradient is one, too."""
-    if chosen(impl, qkv) == "eager":
+    impl = chosen(impl, qkv)
+    if impl == "eager":
         return explicit(scale, bias, qkv)
     q, k, v = qkv
     return attend(q, k, v, scale=scale, bias=bias, impl=impl)

@@ -1,9 +1,8 @@
 """Explicit attention, softmax(scale · q kᵀ + bias) v, by matrix products; on a CPU written out by hand.
 
 What torch makes of the formula goes through memory more often than the mathematics needs: the scale is a
-pass over q and one over its gradient, the bias another over the logits, softmax and its gradient write new
-tensors, and under autocast softmax goes to float32 and back. In windows of 7 × 7 that costs a CPU as much as
-the products do (docs/speed.md).
+pass over q and one over its gradient, the bias another over the logits, the gradients of q, k and v are
+copied into one, and under autocast softmax goes to float32 and back (docs/speed.md).
 """
 
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+from attnbench.mechanisms._autocast import autocast_dtype
 
 
 def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
@@ -27,8 +28,7 @@ def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
     given = (*qkv, *(() if bias is None else (bias,)))
     if not _by_hand(*given) or len({t.shape[:-2] for t in qkv}) > 1:
         return _formula(scale, bias, *qkv)
-    if torch.is_autocast_enabled("cpu") and qkv[0].dtype != torch.float64:
-        dtype = torch.get_autocast_dtype("cpu")  # what autocast does to a product
+    if (dtype := autocast_dtype(qkv[0])) is not None:
         qkv = tuple(t.to(dtype) for t in qkv)
     bias = None if bias is None else bias.to(qkv[0].dtype)
     qkv = tuple(t.contiguous() for t in qkv)

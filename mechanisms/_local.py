@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnbench.mechanisms._autocast import autocast_dtype
+
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Depth-wise convolution of (B, H, W, C) with (C, 1, k, k), odd k, stride 1 and zero padding k // 2."""
     if x.device.type in ("cpu", "meta") and torch.is_grad_enabled():
-        if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
-            dtype = torch.get_autocast_dtype("cpu")  # what autocast does to a convolution
+        if (dtype := autocast_dtype(x)) is not None:
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         return _Depthwise.apply(x, weight, bias)
     return _convolve(x, weight, bias)

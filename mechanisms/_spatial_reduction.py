@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import FastestPlainAttend, attend
-from attnbench.mechanisms._patches import reduce_patches
+from attnbench.mechanisms._patches import PatchConv
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site
 
@@ -59,10 +59,10 @@ class ReducedAttention(FastestPlainAttend, nn.Module):
         self.ratio = 1 if linear else sr_ratio
         self.q = nn.Linear(self.dim, self.dim, bias=qkv_bias)
         self.kv = nn.Linear(self.dim, 2 * self.dim, bias=qkv_bias)
-        self.sr: nn.Conv2d | None = None
+        self.sr: PatchConv | None = None
         self.norm: nn.LayerNorm | None = None
         if linear or self.ratio > 1:
-            self.sr = nn.Conv2d(self.dim, self.dim, self.ratio, stride=self.ratio)
+            self.sr = PatchConv(self.dim, self.dim, self.ratio)
             self.norm = nn.LayerNorm(self.dim)
         self.proj = nn.Linear(self.dim, self.dim)
 
@@ -83,7 +83,7 @@ class ReducedAttention(FastestPlainAttend, nn.Module):
             x = pad_map(x, (self.ratio, self.ratio))
         if self.linear:
             x = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), POOLED).permute(0, 2, 3, 1)
-        x = self.norm(reduce_patches(x, self.sr))
+        x = self.norm(self.sr(x))
         return F.gelu(x) if self.linear else x
 
     def macs(self, height: int, width: int) -> dict[str, int]:

@@ -21,7 +21,7 @@ from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import attend, fastest
 from attnbench.mechanisms._local import DepthwiseConv, neighbours
 from attnbench.mechanisms._official import NO_DROPOUT, only
-from attnbench.mechanisms._patches import reduce_patches
+from attnbench.mechanisms._patches import PatchConv
 from attnbench.mechanisms._window_attention import (
     window_attention,
     window_macs,
@@ -135,7 +135,7 @@ class ScalableAttention(nn.Module):
             self.k = nn.Linear(self.scaled, self.scaled, bias=qkv_bias)
             self.v = nn.Linear(self.scaled, self.dim, bias=qkv_bias)
             self.reduce = nn.Sequential(
-                nn.Conv2d(self.dim, self.dim, sr_ratio, stride=sr_ratio, groups=self.dim),
+                PatchConv(self.dim, self.dim, sr_ratio, groups=self.dim),
                 nn.Conv2d(self.dim, self.scaled, 1),
             )
             self.norm = nn.LayerNorm(self.scaled)
@@ -147,9 +147,7 @@ class ScalableAttention(nn.Module):
             self._reduced(x.shape[1], x.shape[2])
             y = pad_map(x, (self.ratio, self.ratio)) if self.padding == "masked" else x
             spatial, mix = self.reduce
-            assert isinstance(spatial, nn.Conv2d)
-            y = reduce_patches(y, spatial).permute(0, 3, 1, 2)
-            y = F.gelu(self.norm(mix(y).permute(0, 2, 3, 1)))
+            y = F.gelu(self.norm(mix(spatial(y).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)))
             projected = self.q(x), self.k(y), self.v(y)
         else:
             projected = (self.q(x), *self.kv(x).chunk(2, dim=-1))

@@ -19,7 +19,7 @@ from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import FastestPlainAttend, attend
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._official import NO_DROPOUT, only
-from attnbench.mechanisms._patches import reduce_patches
+from attnbench.mechanisms._patches import PatchConv
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site, register_mechanism
 
@@ -56,7 +56,7 @@ class ShuntedBranch(FastestPlainAttend, nn.Module):
         super().__init__()
         self.dim, self.num_heads, self.scale, self.padding = dim, num_heads, scale, padding
         self.width, self.ratio, self.impl = num_heads * head_dim, ratio, impl
-        self.reduce = nn.Conv2d(dim, dim, ratio, stride=ratio) if ratio else None
+        self.reduce = PatchConv(dim, dim, ratio) if ratio else None
         self.norm = nn.LayerNorm(dim) if ratio else None
         self.kv = nn.Linear(dim, 2 * self.width, bias=qkv_bias)
         self.local = DepthwiseConv(self.width, 3)
@@ -65,7 +65,7 @@ class ShuntedBranch(FastestPlainAttend, nn.Module):
         """Let q (B, heads, N, d) attend to the map x (B, H, W, C): (B, H, W, C')."""
         if self.reduce is not None and self.norm is not None and self.ratio:
             y = pad_map(x, (self.ratio, self.ratio)) if self.padding == "masked" else x
-            y = F.gelu(self.norm(reduce_patches(y, self.reduce)))
+            y = F.gelu(self.norm(self.reduce(y)))
         else:
             y = x
         k, v = self.kv(y).split(self.width, dim=-1)  # each (B, H_k, W_k, C')

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import FastestPlainAttend, attend
 from attnbench.mechanisms._official import only
-from attnbench.mechanisms._patches import reduce_patches
+from attnbench.mechanisms._patches import PatchConv
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site, register_mechanism
 
@@ -131,7 +131,7 @@ class WaveletAttention(FastestPlainAttend, nn.Module):
             self.reduce = nn.Sequential(nn.Linear(self.dim, self.reduced), norm(self.reduced), act())
             self.mix = nn.Conv2d(bands, bands, 3, padding=1)
             self.mix_norm = nn.Sequential(norm(bands), act())
-            self.embed = nn.Conv2d(bands, bands, sr_ratio, stride=sr_ratio) if sr_ratio > 1 else None
+            self.embed = PatchConv(bands, bands, sr_ratio) if sr_ratio > 1 else None
             self.kv_norm = nn.LayerNorm(bands)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class WaveletAttention(FastestPlainAttend, nn.Module):
         y = bands
         if self.embed is not None:
             y = pad_map(y, (self.ratio, self.ratio)) if self.form == "layer" else y
-            y = reduce_patches(y, self.embed)
+            y = self.embed(y)
         out = self._attend(x, self.kv_norm(y))
         return self.proj(torch.cat((out, inverse_haar(bands)[:, :H, :W]), dim=-1))
 

@@ -46,9 +46,13 @@ class Ratios:
         low, high = self.interval()
         return f"{median(self.whole):.2f} [{low:.2f}, {high:.2f}]"
 
+    def medians(self) -> list[float]:
+        """Of each stage."""
+        return [median(stage) for stage in self.stages]
+
     def slowest_stage(self) -> str:
         """The least of the stages' medians, and which stage that is."""
-        medians = [median(stage) for stage in self.stages]
+        medians = self.medians()
         return f"{min(medians):.2f} (stage {medians.index(min(medians)) + 1})" if medians else "—"
 
 

@@ -62,6 +62,16 @@ def test_an_attention_inside_an_attention_is_no_projection(mechanism: str) -> No
     assert products[PROJECTIONS] > 0
 
 
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_reducing_patches_is_a_projection_whatever_runs(mode: str) -> None:
+    """A convolution for inference, a product where there are gradients."""
+    model = create_model("swin_pico", "spatial_reduction", impl="eager")
+    setting = Setting(CPU, mode, "fp32", 1, 28)
+    reducing = [op for op in record(make_step(model, model.layout, setting), model) if op.place.phase == "sr"]
+    assert sum(op.macs for op in reducing if group_of(op) == PROJECTIONS) > 0
+    assert {group_of(op) for op in reducing} <= {PROJECTIONS, MOVEMENT}
+
+
 def explained(name: str, steps: list[float], **seconds: float) -> Explained:
     """A model of one operator for each group, each of them a little slower in every other round."""
     places = {
