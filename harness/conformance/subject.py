@@ -9,6 +9,7 @@ in the check for it and in no other.
 import functools
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -211,7 +212,13 @@ def _places() -> list[tuple[str, torch.dtype]]:
 
 
 def _fingerprint(module: nn.Module) -> bytes:
-    """All that determines what a module computes: its attributes, weights and tables."""
+    """All that determines what a module computes: its attributes, weights and tables. Spoils the module."""
+    for part in module.modules():
+        for name, hooks in list(vars(part).items()):
+            if isinstance(hooks, OrderedDict) and name.endswith(
+                "_hooks"
+            ):  # its keys number all hooks ever made
+                setattr(part, name, list(hooks.values()))
 
     class Pickler(pickle.Pickler):
         def reducer_override(self, value: Any) -> Any:

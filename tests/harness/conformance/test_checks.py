@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from attnbench import MechanismSpec, UnknownNameError
+from attnbench import MechanismSpec, UnknownNameError, registry
 from attnbench.harness.conformance import checks
 from attnbench.harness.conformance.subject import Failure, Subject
 from attnbench.registry import Facts
@@ -156,3 +156,9 @@ def test_an_implementation_without_float64_is_compared_where_it_runs(factor: flo
     (result,) = checks.check_mechanism(spec, only=["implementations_equal"])
     assert result.passed == passes
     assert "float32" in result.why
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("identity", 2), ("full", 3), ("shifted_window", 6)])
+def test_places_whose_modules_are_equal_are_checked_once(name: str, kinds: int) -> None:
+    """Of eight places: two sizes of map; also two numbers of heads; also two blocks."""
+    assert len(Subject(registry.get(name)).sites) == kinds
