@@ -115,9 +115,9 @@ def test_what_is_measured_is_the_work_and_not_its_launch(tmp_path: Path) -> None
     assert result.returncode == 0, result.stdout
     found = json.loads((tmp_path / "out.json").read_text())
     median = {bench["name"]: bench["stats"]["median"] for bench in found["benchmarks"]}
-    assert median["test_by_the_device"] >= 0.03
-    assert median["test_by_the_device_calibrated"] >= 0.03
-    assert median["test_by_the_host"] < 0.03  # the launches
+    assert 0.03 <= median["test_by_the_device"] < 0.3
+    assert 0.03 <= median["test_by_the_device_calibrated"] < 0.3
+    assert median["test_by_the_host"] < 0.01  # the launches
     assert "attnbench" not in found  # another project's benchmarks are left as they are
 
 

@@ -9,7 +9,6 @@ in the check for it and in no other.
 import functools
 import io
 import pickle
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -215,9 +214,7 @@ def _fingerprint(module: nn.Module) -> bytes:
     """All that determines what a module computes: its attributes, weights and tables. Spoils the module."""
     for part in module.modules():
         for name, hooks in list(vars(part).items()):
-            if isinstance(hooks, OrderedDict) and name.endswith(
-                "_hooks"
-            ):  # its keys number all hooks ever made
+            if name.endswith("_hooks") and isinstance(hooks, dict):  # the keys number all hooks ever made
                 setattr(part, name, list(hooks.values()))
 
     class Pickler(pickle.Pickler):

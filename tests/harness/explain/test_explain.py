@@ -1,6 +1,7 @@
 """The account of a step: bytes of known operators, events of known times, phases by caller, and sums."""
 
 import json
+import os
 import random
 import sys
 from contextlib import ExitStack
@@ -386,26 +387,67 @@ def test_operators_of_a_block_are_those_between_its_begin_and_its_end(mode: str)
         assert its == list(range(begin, end))
 
 
+def off_by(own: Explained) -> list[float]:
+    """How far, relatively, sums are from what they should be."""
+    inside = sum(row.seconds for (part, _), row in own.phases.items() if part != "model")
+    outside = sum(row.seconds for (part, _), row in own.phases.items() if part == "model")
+    ratios = [
+        sum(block.whole.seconds for block in own.blocks) / inside,  # phases of blocks: all of them
+        sum(block.operators_s for block in own.blocks) / sum(own.watched_s),  # timed from outside
+        (inside + outside) / own.step_s,  # a step that nothing watches
+    ]
+    return [abs(ratio - 1) for ratio in ratios]
+
+
 @pytest.mark.parametrize("mode", ["infer", "train"])
-def test_phases_add_up_to_the_blocks_and_all_to_the_step(mode: str) -> None:
-    """With times that no machine disturbs; where it does, ``explain`` warns."""
+def test_phases_add_up_to_the_block_and_blocks_to_the_model(mode: str) -> None:
+    """With times that no machine disturbs, and a profiler that takes as long for each event."""
     subject = Subject.prepare(PICO, Setting(CPU, mode, "fp32", 2, 28))
     draw, count = random.Random(0), len(subject.operators)
     busy, gap = ([draw.random() for _ in range(count)] for _ in range(2))
-    subject.plain_s = [sum(busy) + sum(gap) + 1.0]
-    nothing = [0] * count
-    subject.timelines = [Timeline(busy, gap, [1] * count, nothing, nothing, subject.plain_s[0], 1.0)]
-    blocks = Places(subject.model).blocks
-    accounted = subject.account(ROOF, 1e-6)
-    own = Explained(PICO, "", subject.step_s(), [0.0] * len(blocks), accounted, subject.plain_s)
-    inside = sum(row.seconds for (part, _), row in own.phases.items() if part != "model")
-    outside = sum(row.seconds for (part, _), row in own.phases.items() if part == "model")
-    assert [block.path for block in own.blocks] == blocks
-    assert sum(block.whole.seconds for block in own.blocks) == pytest.approx(inside)
-    assert inside + outside == pytest.approx(sum(busy) + sum(gap))
-    assert own.outside_s == pytest.approx(1.0)
-    forward = sum(block.operators_s for block in own.blocks)
-    assert forward == pytest.approx(inside) if mode == "infer" else 0 < forward < inside
+    its_own = 1e-3  # seconds of the profiler for each of an operator's two events
+    subject.plain_s = [sum(busy) + sum(gap)]
+    forward = dict.fromkeys(Places(subject.model).blocks, 0.0)
+    for operator, *seconds in zip(subject.operators, busy, gap, strict=True):
+        if operator.place.block and operator.direction == "forward":
+            forward[operator.place.block] += sum(seconds)
+    subject.blocks_s = [list(forward.values())]
+    longer = ([s + its_own for s in seconds] for seconds in (busy, gap))
+    one = [1] * count
+    subject.timelines = [Timeline(*longer, one, one, one, subject.plain_s[0] + 2 * count * its_own)]
+    accounted = subject.account(ROOF, 1.0)
+    own = Explained(PICO, "", subject.step_s(), subject.block_s(), accounted, subject.plain_s)
+    assert [block.path for block in own.blocks] == list(forward)
+    assert max(off_by(own)) < 1e-9
+
+
+@pytest.fixture
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "ATTNBENCH_IDLE" not in os.environ, reason="by the clock: ATTNBENCH_IDLE=1 on an idle machine"
+)
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_phases_add_up_to_the_block_and_blocks_to_the_model_within_5_percent(mode: str) -> None:
+    cell = PICO.model_copy(update={"batch_size": 16})
+    subject = Subject.prepare(cell, Setting(CPU, mode, "fp32", 16, 28))
+    worst = 1.0
+    for _ in range(40):  # noise of the machine, which other processes make, ends with more samples
+        for _ in range(5):
+            subject.round()
+        accounted = subject.account(ROOF, 1e-6)
+        own = Explained(cell, "", subject.step_s(), subject.block_s(), accounted, subject.plain_s)
+        worst = max(off_by(own))
+        if worst < 0.05:
+            break
+    assert worst < 0.05
 
 
 @pytest.mark.slow
