@@ -7,8 +7,8 @@ either side alike whatever the noise is (heavy-tailed, correlated in time, drift
 the signed-rank interval rests on, and it holds by design.
 
 Where each candidate was measured in several processes, one after another, the unit is the process: what
-differs from one to the next (where code and data lie) is in the scatter of their centres and so in the
-interval, as Kalibera and Jones ask. scipy is imported where it is used: tables need it seldom.
+differs from one to the next (where data lie) is in the scatter of their centres and so in the interval, as
+Kalibera and Jones ask. scipy is imported where it is used: tables need it seldom.
 """
 
 import math

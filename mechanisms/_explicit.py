@@ -2,9 +2,12 @@
 
 What torch makes of the formula goes through memory more often than the mathematics needs: the scale is a
 pass over q and one over its gradient, the bias another over the logits, the gradients of q, k and v are
-copied into one, and under autocast softmax goes to float32 and back (docs/speed.md).
+copied into one, and under autocast softmax goes to float32 and back (docs/speed.md). Softmax over few keys is
+slow where these lie last, so they may lie first; heads that lie between the channels of a token are not
+copied to lie apart, but taken image by image.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +15,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from attnbench.mechanisms._autocast import autocast_dtype
+
+_WEIGHTS_OF_AN_IMAGE = 1 << 16
 
 
 def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
@@ -31,7 +36,8 @@ def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
     if (dtype := autocast_dtype(qkv[0])) is not None:
         qkv = tuple(t.to(dtype) for t in qkv)
     bias = None if bias is None else bias.to(qkv[0].dtype)
-    qkv = tuple(t.contiguous() for t in qkv)
+    if not _by_image(bias, *_parts(qkv)):
+        qkv = tuple(t.contiguous() for t in qkv)
     if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         out: Tensor = _ByHand.apply(scale, bias, *qkv)
         return out
@@ -65,17 +71,58 @@ def _parts(qkv: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return qkv if len(qkv) == 3 else qkv[0].unbind(0)
 
 
+def _keys_first(q: Tensor, k: Tensor) -> bool:
+    """Whether softmax is faster over the axis before the last (docs/speed.md).
+
+    It is where the keys of a query do not fill a vector of the CPU, by up to nineteen times, and where they
+    fill few of them and the last in part, for queries enough.
+    """
+    lanes = {"AVX2": 32, "AVX512": 64}.get(torch.backends.cpu.get_cpu_capability(), 0) // k.element_size()
+    keys, queries = k.shape[-2], q.shape[-2]
+    return keys < lanes or (lanes > 0 and keys < 64 and keys % lanes > 0 and queries >= 4 * lanes)
+
+
+def _by_image(bias: Tensor | None, q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether the heads of all images make one batch of matrices only when copied, and that costs more.
+
+    It does not in half precision, nor for images of few weights.
+    """
+    if bias is not None or q.dim() != 4 or q.element_size() == 2:
+        return False
+    enough = q.shape[1] * q.shape[2] * k.shape[2] >= _WEIGHTS_OF_AN_IMAGE
+    parts = (q, k, v)
+    return enough and all(t.stride(-1) == 1 for t in parts) and not all(t.is_contiguous() for t in parts)
+
+
+def _batches(by_image: bool, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors as batches (n, rows, columns) of matrices: the heads of each image, or all at once."""
+    if by_image:
+        yield from zip(*tensors, strict=True)
+    else:
+        yield tuple(t.flatten(0, -3) for t in tensors)
+
+
 def attend(scale: float, bias: Tensor | None, *qkv: Tensor) -> tuple[Tensor, Tensor]:
-    """Output (..., L, d) and weights (..., L, S); ``attnbench explain`` shows it under this name."""
+    """Output (..., L, e) and weights (..., L, S); ``attnbench explain`` shows it under this name."""
     q, k, v = _parts(qkv)
-    logits = q.new_empty(*q.shape[:-1], k.shape[-2])
+    keys_first, by_image = _keys_first(q, k), _by_image(bias, q, k, v)
+    rows, columns = (k, q) if keys_first else (q, k)
+    logits = q.new_empty(*rows.shape[:-1], columns.shape[-2])
     if bias is not None:
-        logits.copy_(bias)
-    s, keys = logits.flatten(0, -3), k.flatten(0, -3).transpose(1, 2)
-    torch.baddbmm(s, q.flatten(0, -3), keys, beta=int(bias is not None), alpha=scale, out=s)
-    # Into a tensor given, which autocast leaves alone; not in place, which takes half as long again.
-    weights = torch.softmax(logits, -1, out=torch.empty_like(logits))
-    return torch.bmm(weights.flatten(0, -3), v.flatten(0, -3)).unflatten(0, q.shape[:-2]), weights
+        (logits.transpose(-2, -1) if keys_first else logits).copy_(bias)
+    weights = torch.empty_like(logits)
+    shape = (*q.shape[:-1], v.shape[-1])
+    if by_image:  # the heads lie between the channels in the output, too
+        heads, tokens, e = shape[1:]
+        out = q.new_empty_strided(shape, (tokens * heads * e, e, heads * e, 1))
+    else:
+        out = q.new_empty(shape)
+    for s, a, b, p, values, o in _batches(by_image, logits, rows, columns, weights, v, out):
+        torch.baddbmm(s, a, b.transpose(1, 2), beta=int(bias is not None), alpha=scale, out=s)
+        # Into a tensor given, which autocast leaves alone; not in place, which takes half as long again.
+        torch.softmax(s, 1 if keys_first else 2, out=p)
+        torch.bmm(p.transpose(1, 2) if keys_first else p, values, out=o)
+    return out, weights.transpose(-2, -1) if keys_first else weights
 
 
 class _ByHand(torch.autograd.Function):
@@ -98,24 +145,51 @@ class _ByHand(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, *_differentiable(ctx.scale, bias, qkv, grad)
         found = [torch.empty_like(t) for t in qkv]
-        q, k, v = (t.flatten(0, -3) for t in _parts(tuple(qkv)))
-        dq, dk, dv = (t.flatten(0, -3) for t in _parts(tuple(found)))
-        p, do = weights.flatten(0, -3), grad.flatten(0, -3)
-        torch.bmm(p.transpose(1, 2), do, out=dv)
-        ds = torch.ops.aten._softmax_backward_data(torch.bmm(do, v.transpose(1, 2)), p, -1, p.dtype)
-        torch.baddbmm(dq, ds, k, beta=0, alpha=ctx.scale, out=dq)
-        torch.baddbmm(dk, ds.transpose(1, 2), q, beta=0, alpha=ctx.scale, out=dk)
-        of_bias = ds.view_as(weights).sum_to_size(bias.shape) if ctx.needs_input_grad[1] else None
+        parts = _parts(tuple(qkv))
+        by_image = _by_image(bias, *parts)
+        given = (weights, grad if grad.stride(-1) == 1 else grad.contiguous(), *parts)
+        ds = weights  # of the last batch; there is a bias only where there is one batch
+        for tensors in _batches(by_image, *given, *_parts(tuple(found))):
+            ds = _gradients(ctx.scale, _keys_first(*parts[:2]), *tensors)
+        of_bias = None
+        if ctx.needs_input_grad[1]:
+            of_bias = ds.unflatten(0, weights.shape[:-2]).sum_to_size(bias.shape)
         return None, of_bias, *found
+
+
+def _gradients(
+    scale: float,
+    keys_first: bool,
+    p: Tensor,
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+) -> Tensor:
+    """Fills the last three, all batches of matrices, and gives dS (n, L, S)."""
+    torch.bmm(p.transpose(1, 2), do, out=dv)
+    if keys_first:
+        dp = torch.bmm(v, do.transpose(1, 2))
+        ds = torch.ops.aten._softmax_backward_data(dp, p.transpose(1, 2), 1, p.dtype).transpose(1, 2)
+    else:
+        ds = torch.ops.aten._softmax_backward_data(torch.bmm(do, v.transpose(1, 2)), p, 2, p.dtype)
+    torch.baddbmm(dq, ds, k, beta=0, alpha=scale, out=dq)
+    torch.baddbmm(dk, ds.transpose(1, 2), q, beta=0, alpha=scale, out=dk)
+    return ds
 
 
 def _differentiable(
     scale: float, bias: Tensor | None, qkv: list[Tensor], grad: Tensor
 ) -> tuple[Tensor | None, ...]:
     """The gradients of bias and ``qkv`` as functions that have gradients themselves."""
-    inputs = [bias, *qkv]
-    wanted = [t for t in inputs if t is not None and t.requires_grad]
-    with torch.enable_grad():
+    with torch.enable_grad():  # by names of their own: what is behind one may be behind another, too
+        bias = None if bias is None else bias.view_as(bias)
+        qkv = [t.view_as(t) for t in qkv]
+        inputs = [bias, *qkv]
+        wanted = [t for t in inputs if t is not None and t.requires_grad]
         out = _formula(scale, bias, *qkv)
     found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
     return tuple(next(found) if t is not None and t.requires_grad else None for t in inputs)

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import FastestPlainAttend, attend
+from attnbench.mechanisms._cast_once import cast_once
 from attnbench.mechanisms._patches import PatchConv
 from attnbench.mechanisms._windows import pad_map
 from attnbench.registry import Site
@@ -68,6 +69,7 @@ class ReducedAttention(FastestPlainAttend, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
+        x = cast_once(x)
         q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
         kv = self.kv(self.reduce(x).flatten(1, 2)).unflatten(-1, (2, self.num_heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)  # each (B, heads, N_k, d)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import attend, fastest
+from attnbench.mechanisms._cast_once import cast_once
 from attnbench.mechanisms._local import DepthwiseConv, neighbours
 from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.mechanisms._patches import PatchConv
@@ -136,18 +137,18 @@ class ScalableAttention(nn.Module):
             self.v = nn.Linear(self.scaled, self.dim, bias=qkv_bias)
             self.reduce = nn.Sequential(
                 PatchConv(self.dim, self.dim, sr_ratio, groups=self.dim),
-                nn.Conv2d(self.dim, self.scaled, 1),
+                PatchConv(self.dim, self.scaled, 1),
             )
             self.norm = nn.LayerNorm(self.scaled)
         self.proj = nn.Linear(self.dim, self.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
+        x = cast_once(x)
         if self.reduce is not None and self.norm is not None:
             self._reduced(x.shape[1], x.shape[2])
             y = pad_map(x, (self.ratio, self.ratio)) if self.padding == "masked" else x
-            spatial, mix = self.reduce
-            y = F.gelu(self.norm(mix(spatial(y).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)))
+            y = cast_once(F.gelu(self.norm(self.reduce(y))))
             projected = self.q(x), self.k(y), self.v(y)
         else:
             projected = (self.q(x), *self.kv(x).chunk(2, dim=-1))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import attend
+from attnbench.mechanisms._cast_once import cast_once
 from attnbench.mechanisms._lines import line_bias, same_column, same_row
 from attnbench.mechanisms._official import ignored, only
 from attnbench.registry import Site, register_mechanism
@@ -96,6 +97,7 @@ class AxisAttention(FastestInLines, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
+        x = cast_once(x)
         projected = (layer(x).chunk(len(parts), dim=-1) for parts, layer in self.project.items())
         # Whether from one projection or two, in the order q, k, v; each (B, H, W, heads, d).
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for part in projected for t in part)
@@ -189,6 +191,7 @@ class SequentialAxialAttention(FastestInLines, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         if self.form == "sum":
+            x = cast_once(x)
             columns, rows = self.axes
             return columns(x) + rows(x)
         for attention in self.axes:

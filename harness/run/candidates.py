@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import torch
 
+from attnbench.harness import environment
 from attnbench.harness.run.plan import Request
 from attnbench.harness.setting import Flags
 from attnbench.harness.timing.clock import Sample
@@ -154,5 +155,6 @@ class _Places:
 
 def start_session(cell: Cell, device: torch.device, flags: Flags) -> Session:
     """What a worker holds."""
+    environment.shift_heap()
     flags.apply()
     return Session(cell, device)

@@ -1,40 +1,19 @@
 """Official modules that installed packages hold, each with our module of the same weights.
 
-Every one is a function of a place in the Swin-T layout that gives a :class:`Pair`.
+Every one is a function of a place in the Swin-T layout that gives a pair.
 The pairs are equal: :func:`attnbench.harness.versus.race.race` looks.
 """
 
 import importlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attnbench import registry
 from attnbench.errors import ImplementationError
-from attnbench.layouts import get_layout
+from attnbench.harness.versus.calls import as_sequence
+from attnbench.harness.versus.pair import Pair, Reference, copy_weights
 from attnbench.registry import Site
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two modules that compute the same, as functions of a map (B, H, W, C).
-
-    Args:
-        official, own: the modules, whose parameters are learned.
-        run_official: how the official one is called on such a map.
-    """
-
-    official: nn.Module
-    own: nn.Module
-    run_official: Callable[[Tensor], Tensor]
-
-
-def sites() -> Iterator[Site]:
-    """The first two places of each stage of the Swin-T layout at 224 × 224 px."""
-    yield from (site for site in get_layout("swin_t").sites(224, 224) if site.block < 2)
 
 
 def timm_swin(site: Site) -> Pair:
@@ -78,7 +57,7 @@ def timm_pvt(site: Site) -> Pair:
     official = pvt.Attention(site.dim, site.num_heads, sr_ratio=ratio)
     own = _own("spatial_reduction", site, padding="official")
     _copy(official, own, {})
-    return Pair(official, own, _as_sequence(official, [site.height, site.width]))
+    return Pair(official, own, as_sequence(official, [site.height, site.width]))
 
 
 def timm_twins(site: Site) -> Pair:
@@ -91,7 +70,7 @@ def timm_twins(site: Site) -> Pair:
         official = twins.LocallyGroupedAttn(site.dim, site.num_heads, ws=7)
     own = _own("spatially_separable", site, padding="official")
     _copy(official, own.get_submodule("attention"), {})
-    return Pair(official, own, _as_sequence(official, size))
+    return Pair(official, own, as_sequence(official, size))
 
 
 def natten(site: Site) -> Pair:
@@ -106,34 +85,21 @@ def natten(site: Site) -> Pair:
     return Pair(official, own, official)
 
 
-REFERENCES: dict[str, tuple[str, Callable[[Site], Pair]]] = {
-    "timm's Swin": ("shifted_window", timm_swin),
-    "torchvision's Swin": ("shifted_window", torchvision_swin),
-    "timm's MaxViT": ("block_grid", timm_maxvit),
-    "timm's PVT v2": ("spatial_reduction", timm_pvt),
-    "timm's Twins": ("spatially_separable", timm_twins),
-    "natten": ("neighborhood", natten),
+INSTALLED: dict[str, Reference] = {
+    "timm's Swin": Reference("shifted_window", timm_swin),
+    "torchvision's Swin": Reference("shifted_window", torchvision_swin),
+    "timm's MaxViT": Reference("block_grid", timm_maxvit),
+    "timm's PVT v2": Reference("spatial_reduction", timm_pvt),
+    "timm's Twins": Reference("spatially_separable", timm_twins),
+    "natten": Reference("neighborhood", natten),
 }
-"""By title: the mechanism, and what builds both."""
+"""By title."""
 
 
 def _own(name: str, site: Site, **options: Any) -> nn.Module:
     return registry.get(name).build(site, **options)
 
 
-def _as_sequence(official: nn.Module, size: Any) -> Callable[[Tensor], Tensor]:
-    """A module of (B, N, C) and the map's size, as a function of the map."""
-
-    def run(x: Tensor) -> Tensor:
-        return official(x.flatten(1, 2), size).view(x.shape)
-
-    return run
-
-
 def _copy(official: nn.Module, own: nn.Module, names: dict[str, str]) -> None:
-    """Give our module random weights of the official one's; names are the same but for those given."""
-    with torch.no_grad():
-        for parameter in official.parameters():
-            parameter.normal_(std=0.05)
-    parameters = {names.get(name, name): value for name, value in official.named_parameters()}
-    own.load_state_dict({name: parameters[name].detach().clone() for name in own.state_dict()})
+    """The same random weights for both; names are the same but for those given."""
+    copy_weights(official, own, lambda name: names.get(name, name))

@@ -7,14 +7,13 @@ turns in random order, medians of the ratios. Above 1 the fused one is faster. P
 """
 
 import argparse
-from collections.abc import Callable
 
 import torch
 
 from attnbench import markdown, registry
 from attnbench.harness import environment
+from attnbench.harness.versus.pair import Pair, Reference
 from attnbench.harness.versus.race import CASES, race
-from attnbench.harness.versus.references import Pair
 from attnbench.registry import Site
 
 
@@ -32,20 +31,20 @@ def main() -> None:
     print(markdown.head(("explicit / fused", "stage 1", "2", "3", "4"), left=(0,)))
     for name in asked.mechanisms:
         for mode, precision in CASES:
-            found = race(pair(name), mode, precision, batch=asked.batch, pairs=asked.pairs)
-            stages = (f"{stage:.2f}" for stage in found.medians())
+            found = race(both(name), mode, precision, batch=asked.batch, pairs=asked.pairs)
+            stages = (f"{stage:.2f}" for stage in found.medians().values())
             print(markdown.row((f"{name}, {mode} {precision}", *stages)), flush=True)
 
 
-def pair(name: str) -> Callable[[Site], Pair]:
-    """What makes the two of a place."""
+def both(name: str) -> Reference:
+    """The explicit implementation in the place of official code."""
 
     def build(site: Site) -> Pair:
         explicit, fused = (registry.get(name).build(site, impl=impl) for impl in ("eager", "sdpa"))
         fused.load_state_dict(explicit.state_dict())
         return Pair(explicit, fused, explicit)
 
-    return build
+    return Reference(name, build)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ CASES = {
     "no bias, one channel": ((2, 2), 3, 5, 1, 1, None),
     "one query": ((3,), 1, 4, 2, 2, (1, 1, 4)),
     "bias of each key": ((1, 2), 3, 3, 2, 2, (3,)),
+    "more keys than a vector has numbers": ((2,), 2, 17, 2, 2, (1, 2, 17)),
 }
 
 
@@ -33,7 +34,11 @@ def _run(*given: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_values_and_both_derivatives_are_those_of_the_formula(name: str) -> None:
+@pytest.mark.parametrize("keys_first", [True, False])
+def test_values_and_both_derivatives_are_those_of_the_formula(
+    name: str, keys_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_explicit, "_keys_first", lambda q, k: keys_first)
     given = _case(name)
     found = _run(*given)
     assert "ByHand" in str(found.grad_fn)
@@ -56,6 +61,66 @@ def test_stacked_is_the_same_as_three() -> None:
     of_three = (of_three[0], of_three[1][..., :3, :], of_three[2][..., :3, :])
     torch.testing.assert_close(of_stack, torch.stack(of_three))
     assert torch.autograd.gradgradcheck(lambda qkv: attend_stacked(qkv, scale=0.3), (stacked,))
+
+
+@pytest.mark.parametrize("keys_first", [True, False])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_heads_between_the_channels_are_taken_image_by_image(
+    stacked: bool, keys_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_explicit, "_keys_first", lambda q, k: keys_first)
+    monkeypatch.setattr(_explicit, "_WEIGHTS_OF_AN_IMAGE", 0)
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randn(2, 5, 3, 4, 2, generator=draw, dtype=torch.float64)  # (B, N, 3, heads, d)
+    given: tuple[Tensor, ...] = tokens.permute(2, 0, 3, 1, 4).unbind(0)
+    assert _explicit._by_image(None, *given)
+    if stacked:
+        given = (tokens.permute(2, 0, 3, 1, 4),)
+    given = tuple(t.detach().requires_grad_() for t in given)
+    found, plain = explicit(0.3, None, *given), _explicit._formula(0.3, None, *given)
+    torch.testing.assert_close(found, plain)
+    assert found.transpose(1, 2).is_contiguous()
+    cotangent = torch.randn(found.shape, generator=draw, dtype=torch.float64)
+    for theirs in (cotangent, cotangent.transpose(2, 3).contiguous().transpose(2, 3)):
+        of_found, of_plain = (
+            torch.autograd.grad(y, given, theirs, retain_graph=True) for y in (found, plain)
+        )
+        torch.testing.assert_close(of_found, of_plain)
+    assert torch.autograd.gradgradcheck(lambda *qkv: explicit(0.3, None, *qkv), given)
+    found.transpose(1, 2).mul_(2)  # no view, of which autograd would say that it must not be changed
+
+
+def test_queries_keys_and_bias_may_be_made_of_one_another() -> None:
+    """Of a gradient that has gradients itself: what is behind two of them counts once."""
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    for made in (lambda: (None, x, x, x), lambda: (x @ x.mT, x, 2 * x, x.sin())):
+        found = explicit(0.3, *made()), _explicit._formula(0.3, *made())
+        first = [torch.autograd.grad(y.square().sum(), x, create_graph=True)[0] for y in found]
+        torch.testing.assert_close(*first)
+        torch.testing.assert_close(*(torch.autograd.grad(g.square().sum(), x)[0] for g in first))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "queries", "keys", "first"),
+    [
+        (torch.float32, 1, 15, True),
+        (torch.float32, 64, 49, True),
+        (torch.float32, 63, 49, False),
+        (torch.float32, 64, 48, False),
+        (torch.float32, 3136, 65, False),
+        (torch.bfloat16, 1, 31, True),
+        (torch.bfloat16, 49, 49, False),
+        (torch.bfloat16, 128, 49, True),
+    ],
+)
+def test_few_keys_lie_first(
+    dtype: torch.dtype, queries: int, keys: int, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    q, k = torch.empty(queries, 4, dtype=dtype), torch.empty(keys, 4, dtype=dtype)
+    assert _explicit._keys_first(q, k) is first
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert not _explicit._keys_first(q, k)
 
 
 def test_a_key_that_is_masked_gets_nothing() -> None:

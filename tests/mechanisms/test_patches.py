@@ -32,3 +32,18 @@ def test_a_depth_wise_one_is_trained_in_float32_under_autocast() -> None:
         with torch.no_grad():
             seen.append(conv(x))
     assert [t.dtype for t in seen] == [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_gives_what_the_convolution_gives(trained: bool, autocast: bool) -> None:
+    conv = PatchConv(16, 24, 2)
+    x = torch.randn(2, 5, 6, 16)
+    if not autocast:
+        conv, x = conv.bfloat16(), x.bfloat16()
+    with torch.set_grad_enabled(trained), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = conv(x)
+        plain = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, stride=2).permute(0, 2, 3, 1)
+    assert y.dtype == plain.dtype == torch.bfloat16
+    assert y.shape == (2, 2, 3, 24)
+    torch.testing.assert_close(y, plain, rtol=2e-2, atol=2e-2)

@@ -1,6 +1,7 @@
-"""A single thread's CPUs: in a block all candidates have the same one, in the next another."""
+"""Where candidates live: all on the same CPU in a block, on another in the next; and no two heaps alike."""
 
 import os
+import platform
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from attnbench.harness import environment
 from attnbench.harness.run import candidates
 from attnbench.harness.setting import Flags
 from attnbench.harness.timing.warmup import Cap
@@ -88,3 +90,22 @@ def test_more_threads_and_other_devices_are_left_where_they_are() -> None:
 
     for device, threads in ((CPU, 2), (torch.device("cuda"), 1)):
         candidates._Places(device, threads).move(Fixed())  # type: ignore[arg-type]
+
+
+WHERE = "__import__('types').SimpleNamespace(at=lambda: weights)"
+"""An object that tells where the largest parameter of a candidate lies."""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is pinned with glibc alone")
+def test_each_process_has_a_layout_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are forked from one server: without doing anything they would all have the same."""
+    cell = Cell(mechanism="full", layout="swin_pico", metric="throughput", resolution=28)
+    largest = "max((p.numel(), p.data_ptr()) for p in candidate(cell, device, flags)._model.parameters())[1]"
+    names = {"candidate": candidates.start_session, "cell": cell, "device": CPU, "flags": Flags(threads=1)}
+    monkeypatch.setattr(environment, "_pinned", {"mmap_max": 0})  # so that they pin theirs, and not this one
+    found = []
+    for _ in range(4):
+        code = f"(lambda weights: {WHERE})({largest})"
+        with Worker(eval, code, names) as process:
+            found.append(process.call("at"))
+    assert len(set(found[1:])) > 1  # the first imports what the others find imported, and so differs anyhow
