@@ -63,16 +63,19 @@ def pin_allocator() -> None:
     _pinned.update({name: value for name, (code, value) in _MALLOPT.items() if libc.mallopt(code, value)})
 
 
-def shift_heap() -> None:
+def shift_heap(shift: int | None = None) -> None:
     """Begin the heap elsewhere in each process: what is allocated from now on lies up to 2 MiB further on.
 
     Processes forked from one server have one layout of addresses, and with it the same conflicts in the
     caches: what that costs or gains a model would be in the ratio of every process, and in no interval
     (Mytkowicz et al., 2009; docs/measuring.md). Of the same use wherever tensors come from the heap, that is
     after :func:`pin_allocator`; harmless elsewhere.
+
+    Args:
+        shift: bytes; None to draw them.
     """
     global _shift
-    _shift = bytearray(64 * secrets.randbelow(_HUGE_PAGE // 64))
+    _shift = bytearray(64 * secrets.randbelow(_HUGE_PAGE // 64) if shift is None else shift)
 
 
 def trim_allocator() -> None:

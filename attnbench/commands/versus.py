@@ -1,4 +1,4 @@
-"""``attnbench versus``: mechanisms beside their official code, as installed packages have it."""
+"""``attnbench versus``: mechanisms beside their official code, as installed packages and clones have it."""
 
 from pathlib import Path
 

@@ -28,16 +28,20 @@ Build = Callable[[Path, Site], Pair]
 
 def bra_legacy(folder: Path, site: Site) -> Pair:
     """BiFormer's ``BiLevelRoutingAttention``."""
-    kwargs = dict(dim=site.dim, num_heads=site.num_heads, n_win=7, topk=(1, 4, 16)[site.stage], side_dwconv=5)
+    kwargs = _routing(site)
     official = load(folder, "rayleizhu/BiFormer", "ops/bra_legacy.py").BiLevelRoutingAttention(**kwargs)
     return pair(official, own("bra", "bra_legacy", official, site, kwargs))
 
 
 def bra_nchw(folder: Path, site: Site) -> Pair:
     """BiFormer's ``nchwBRA``."""
-    kwargs = dict(dim=site.dim, num_heads=site.num_heads, n_win=7, topk=(1, 4, 16)[site.stage], side_dwconv=5)
+    kwargs = _routing(site)
     official = load(folder, "rayleizhu/BiFormer", "ops/bra_nchw.py").nchwBRA(**kwargs)
     return pair(official, own("bra", "bra_nchw", official, site, kwargs), channels_first=True)
+
+
+def _routing(site: Site) -> dict[str, int]:
+    return dict(dim=site.dim, num_heads=site.num_heads, n_win=7, topk=(1, 4, 16)[site.stage], side_dwconv=5)
 
 
 def cswin(folder: Path, site: Site) -> Pair:

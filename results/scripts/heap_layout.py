@@ -8,6 +8,7 @@ the layouts differ by beyond what processes of one layout do is the layout's: an
 """
 
 import argparse
+import math
 import os
 import random
 from statistics import fmean, median, stdev, variance
@@ -22,13 +23,11 @@ from attnbench.harness.workers.isolation import Worker
 from attnbench.record import Cell
 
 CPU = torch.device("cpu")
-_held = bytearray()
 
 
 def session(cell: Cell, shift: int) -> Session:
     """A session whose heap begins so many bytes further on."""
-    global _held
-    _held = bytearray(shift)
+    environment.shift_heap(shift)
     return Session(cell, CPU)
 
 
@@ -81,15 +80,16 @@ def _log_ratio(cell: Cell, shift: int, blocks: int, draw: random.Random) -> floa
         for name, size in pair:
             workers[name] = Worker(session, cell, size)
         repeats = max(worker.call("prepare", cell, Cap(0.3)).repeats for worker in workers.values())
+        for worker in workers.values():
+            worker.pause()
         ratios = []
         for block in range(blocks):
             taken: dict[str, float] = {}
             for name in draw.sample(list(workers), 2):
-                for other in workers.values():
-                    other.pause()
                 workers[name].move_to(cpus[block % len(cpus)])
                 taken[name] = workers[name].call("sample", repeats).device_s
-            ratios.append(torch.tensor(taken["plain"] / taken["shifted"]).log().item())
+                workers[name].pause()
+            ratios.append(math.log(taken["plain"] / taken["shifted"]))
         return median(ratios)
     finally:
         for worker in workers.values():
