@@ -17,6 +17,8 @@ from torch.autograd import forward_ad
 from attnbench.mechanisms._autocast import autocast_dtype
 
 _WEIGHTS_OF_AN_IMAGE = 1 << 16
+_FEW_WEIGHTS = 1 << 17
+"""With fewer, gradients in Python cost more than the passes over memory that they save."""
 
 
 def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
@@ -36,9 +38,13 @@ def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
     if (dtype := autocast_dtype(qkv[0])) is not None:
         qkv = tuple(t.to(dtype) for t in qkv)
     bias = None if bias is None else bias.to(qkv[0].dtype)
+    trained = torch.is_grad_enabled() and any(t.requires_grad for t in given)
+    if trained and bias is None and _few(*_parts(qkv)[:2]):
+        with torch.autocast("cpu", enabled=False):  # softmax stays in the dtype that it is given, as below
+            return _formula(scale, bias, *qkv)
     if not _by_image(bias, *_parts(qkv)):
         qkv = tuple(t.contiguous() for t in qkv)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+    if trained:
         out: Tensor = _ByHand.apply(scale, bias, *qkv)
         return out
     return attend(scale, bias, *qkv)[0]
@@ -80,6 +86,11 @@ def _keys_first(q: Tensor, k: Tensor) -> bool:
     lanes = {"AVX2": 32, "AVX512": 64}.get(torch.backends.cpu.get_cpu_capability(), 0) // k.element_size()
     keys, queries = k.shape[-2], q.shape[-2]
     return keys < lanes or (lanes > 0 and keys < 64 and keys % lanes > 0 and queries >= 4 * lanes)
+
+
+def _few(q: Tensor, k: Tensor) -> bool:
+    """Whether autograd's gradients are the faster ones."""
+    return q.shape[:-1].numel() * k.shape[-2] < _FEW_WEIGHTS and not _keys_first(q, k)
 
 
 def _by_image(bias: Tensor | None, q: Tensor, k: Tensor, v: Tensor) -> bool:

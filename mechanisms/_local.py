@@ -11,7 +11,8 @@ from attnbench.mechanisms._autocast import autocast_dtype
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Depth-wise convolution of (B, H, W, C) with (C, 1, k, k), odd k, stride 1 and zero padding k // 2."""
-    if x.device.type in ("cpu", "meta") and torch.is_grad_enabled():
+    by_hand = weight.shape[-1] > 3 or x.shape[1] < 3
+    if by_hand and x.device.type in ("cpu", "meta") and torch.is_grad_enabled():
         if (dtype := autocast_dtype(x)) is not None:
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         return _Depthwise.apply(x, weight, bias)
@@ -25,10 +26,11 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Depthwise(torch.autograd.Function):
-    """The same with the gradients written as forward convolutions, which oneDNN does 1.5 to 3 times faster.
+    """The same with gradients written as forward convolutions: for 5 × 5 and more, or one or two rows.
 
-    Both cost what the convolution costs. They are made of differentiable operators, so there are second
-    derivatives too.
+    oneDNN's own take 1.3 to 3 times longer there, under autocast 2 to 8 times; for 3 × 3 on other maps they
+    take 0.7 to 0.9 of these. Both cost what the convolution costs. They are made of differentiable operators,
+    so there are second derivatives too.
     """
 
     @staticmethod

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import FastestPlainAttend, attend
+from attnbench.mechanisms._cast_once import cast_once
 from attnbench.mechanisms._local import DepthwiseConv
 from attnbench.mechanisms._official import NO_DROPOUT, only
 from attnbench.mechanisms._patches import PatchConv
@@ -177,6 +178,7 @@ class ShuntedAttention(FastestPlainAttend, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         self._check(x.shape[1], x.shape[2])
+        x = cast_once(x)
         q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
         groups = q.split([branch.num_heads for branch in self._groups()], dim=1)
         parts = [branch(part, x) for branch, part in zip(self.branches, groups, strict=True)]

@@ -20,6 +20,12 @@ CASES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small cases go the way of large ones."""
+    monkeypatch.setattr(_explicit, "_FEW_WEIGHTS", 0)
+
+
 def _case(name: str) -> tuple[Tensor, ...]:
     lead, L, S, d, e, bias = CASES[name]
     draw = torch.Generator().manual_seed(0)
@@ -121,6 +127,23 @@ def test_few_keys_lie_first(
     assert _explicit._keys_first(q, k) is first
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert not _explicit._keys_first(q, k)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_few_weights_have_the_gradients_of_autograd(amp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (torch.randn(2, 3, 8, 4, requires_grad=True) for _ in range(3))
+    monkeypatch.setattr(_explicit, "_keys_first", lambda q, k: False)
+    results = []
+    for few in (2 * 3 * 8 * 8, 2 * 3 * 8 * 8 + 1):
+        monkeypatch.setattr(_explicit, "_FEW_WEIGHTS", few)
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            results.append(explicit(0.5, None, q, k, v))
+    assert ["ByHand" in str(out.grad_fn) for out in results] == [True, False]
+    assert all(out.dtype == (torch.bfloat16 if amp else torch.float32) for out in results)
+    gradients = [torch.autograd.grad(out.float().square().sum(), (q, k, v)) for out in results]
+    tolerance = 0.05 if amp else 1e-5
+    torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(*gradients, rtol=tolerance, atol=tolerance)
 
 
 def test_a_key_that_is_masked_gets_nothing() -> None:

@@ -9,9 +9,9 @@ from attnbench.mechanisms._patches import PatchConv
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])
-@pytest.mark.parametrize("groups", [1, 4])
-def test_values_and_gradients_are_the_convolutions(size: tuple[int, int], groups: int) -> None:
-    conv = PatchConv(4, 8 if groups == 1 else 4, 2, groups=groups).double()
+@pytest.mark.parametrize(("groups", "out_dim"), [(1, 8), (1, 32), (4, 4)])  # 12 patches: more and fewer
+def test_values_and_gradients_are_the_convolutions(size: tuple[int, int], groups: int, out_dim: int) -> None:
+    conv = PatchConv(4, out_dim, 2, groups=groups).double()
     x = torch.randn(2, *size, 4, dtype=torch.float64, requires_grad=True)
     y, planes = conv(x), x.permute(0, 3, 1, 2)
     plain = F.conv2d(planes, conv.weight, conv.bias, stride=2, groups=groups).permute(0, 2, 3, 1)
