@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import secrets
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ _ALLOCATOR = ("MALLOC_CONF", "LD_PRELOAD")
 _THREADS = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY", "KMP_BLOCKTIME")
 _MALLOPT = {"mmap_max": (-4, 0), "trim_threshold": (-1, -1), "top_pad": (-2, 1 << 28)}
 _pinned: dict[str, int] = {}
-_HUGE_PAGE = 1 << 21
-_shift = bytearray()
 
 
 def resolve_device(name: str) -> torch.device:
@@ -61,21 +58,6 @@ def pin_allocator() -> None:
         return
     libc = ctypes.CDLL(None)
     _pinned.update({name: value for name, (code, value) in _MALLOPT.items() if libc.mallopt(code, value)})
-
-
-def shift_heap(shift: int | None = None) -> None:
-    """Begin the heap elsewhere in each process: what is allocated from now on lies up to 2 MiB further on.
-
-    Processes forked from one server have one layout of addresses, and with it the same conflicts in the
-    caches: what that costs or gains a model would be in the ratio of every process, and in no interval
-    (Mytkowicz et al., 2009; docs/measuring.md). Of the same use wherever tensors come from the heap, that is
-    after :func:`pin_allocator`; harmless elsewhere.
-
-    Args:
-        shift: bytes; None to draw them.
-    """
-    global _shift
-    _shift = bytearray(64 * secrets.randbelow(_HUGE_PAGE // 64) if shift is None else shift)
 
 
 def trim_allocator() -> None:

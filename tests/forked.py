@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 LIMIT_S = 60
+AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Ended:
 
 
 def forked(cases: list[tuple[list[str], Path]]) -> list[Ended]:
-    """Run commands one after another, each in a folder."""
+    """Run commands, some at once, each in a folder that no other one uses."""
     request = json.dumps([[arguments, str(folder)] for arguments, folder in cases])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
@@ -35,20 +36,35 @@ def forked(cases: list[tuple[list[str], Path]]) -> list[Ended]:
     return [Ended(*one) for one in json.loads(done.stdout)]
 
 
-def _one(arguments: list[str], folder: str) -> tuple[int, str, str]:
-    out, err = Path(folder) / "stdout", Path(folder) / "stderr"
+def _start(arguments: list[str], folder: str) -> int:
+    """Fork a command that writes to files in its folder; its process."""
     child = os.fork()
     if child == 0:
         os.chdir(folder)
-        for number, path in ((1, out), (2, err)):
+        for number, path in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         signal.alarm(LIMIT_S)
         from attnbench.__main__ import status
         from attnbench.supervision import supervised
 
         sys.exit(supervised(lambda: status(arguments)))
-    state = os.waitpid(child, 0)[1]
-    return os.waitstatus_to_exitcode(state), out.read_text(), err.read_text()
+    return child
+
+
+def _all(cases: list[tuple[list[str], str]]) -> list[tuple[int, str, str]]:
+    """Status, stdout and stderr of each, in the order of the cases."""
+    waiting, running = list(enumerate(cases)), dict[int, int]()
+    statuses: dict[int, int] = {}
+    while waiting or running:
+        while waiting and len(running) < AT_ONCE:
+            number, (arguments, folder) = waiting.pop(0)
+            running[_start(arguments, folder)] = number
+        child, state = os.wait()
+        statuses[running.pop(child)] = os.waitstatus_to_exitcode(state)
+    return [
+        (statuses[number], *((Path(folder) / name).read_text() for name in ("stdout", "stderr")))
+        for number, (_, folder) in enumerate(cases)
+    ]
 
 
 def main() -> None:
@@ -60,7 +76,7 @@ def main() -> None:
     loaded: list[Any] = [attnbench.harness.memory.sweep, attnbench.harness.run.runner]
     loaded.append(attnbench.harness.conformance.command)
     cases = json.loads(sys.stdin.read())
-    print(json.dumps([_one(*case) for case in cases]))
+    print(json.dumps(_all(cases)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 
-from attnbench.harness import environment
+from attnbench.harness import addresses
 from attnbench.harness.run.plan import Request
 from attnbench.harness.setting import Flags
 from attnbench.harness.timing.clock import Sample
@@ -153,8 +153,26 @@ class _Places:
         self._samples.clear()
 
 
+class PlacedSession(Session):
+    """A session whose memory lies at a place drawn for it, on a CPU also its pages: its weights, and what
+    the steps of its first warm-up allocate.
+    """
+
+    def __init__(self, cell: Cell, device: torch.device) -> None:
+        addresses.shift_heap()
+        self._pages = addresses.ScatteredPages() if device.type == "cpu" else None
+        super().__init__(cell, device)
+
+    def prepare(self, cell: Cell, cap: Cap) -> Prepared:
+        """See :meth:`Session.prepare`."""
+        try:
+            return super().prepare(cell, cap)
+        finally:
+            if self._pages is not None:
+                self._pages.release()
+
+
 def start_session(cell: Cell, device: torch.device, flags: Flags) -> Session:
     """What a worker holds."""
-    environment.shift_heap()
     flags.apply()
-    return Session(cell, device)
+    return PlacedSession(cell, device)

@@ -16,7 +16,7 @@ from statistics import fmean, median, stdev, variance
 import torch
 from scipy.stats import f
 
-from attnbench.harness import environment
+from attnbench.harness import addresses, environment
 from attnbench.harness.timing.session import Session
 from attnbench.harness.timing.warmup import Cap
 from attnbench.harness.workers.isolation import Worker
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 def session(cell: Cell, shift: int) -> Session:
     """A session whose heap begins so many bytes further on."""
-    environment.shift_heap(shift)
+    addresses.shift_heap(shift)
     return Session(cell, CPU)
 
 

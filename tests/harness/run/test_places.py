@@ -1,5 +1,6 @@
-"""Where candidates live: all on the same CPU in a block, on another in the next; and no two heaps alike."""
+"""Where candidates live: on the same CPU in a block, on another in the next; no two heaps or pages alike."""
 
+import mmap
 import os
 import platform
 from importlib import import_module
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from attnbench.harness import environment
+from attnbench.harness.addresses import ScatteredPages
 from attnbench.harness.run import candidates
 from attnbench.harness.setting import Flags
+from attnbench.harness.timing.session import Session
 from attnbench.harness.timing.warmup import Cap
 from attnbench.harness.workers.isolation import Worker
 from attnbench.record import Cell
@@ -109,3 +112,37 @@ def test_each_process_has_a_layout_of_its_own(monkeypatch: pytest.MonkeyPatch) -
         with Worker(eval, code, names) as process:
             found.append(process.call("at"))
     assert len(set(found[1:])) > 1  # the first imports what the others find imported, and so differs anyhow
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="pages cannot be given back one by one here")
+def test_half_of_the_pages_are_given_back_and_not_the_same_half_twice() -> None:
+    both = ScatteredPages(), ScatteredPages()
+    held = [pages._area[:: mmap.PAGESIZE] for pages in both if pages._area is not None]
+    assert [one.count(1) / len(one) for one in held] == [0.5, 0.5]  # what was given back reads 0
+    assert held[0] != held[1]
+    for pages in both:
+        pages.release()
+        pages.release()
+        assert pages._area is None
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="pages cannot be given back one by one here")
+@pytest.mark.parametrize("fails", [False, True])
+def test_pages_are_scattered_until_a_candidate_is_warm(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    cell = Cell(mechanism="full", layout="swin_pico", metric="throughput", resolution=28)
+    seen = []
+
+    def prepare(session: candidates.PlacedSession, cell: Cell, cap: Cap) -> None:
+        assert session._pages is not None
+        seen.append(session._pages._area is not None)
+        if fails:
+            raise RuntimeError("by design")
+
+    monkeypatch.setattr(Session, "prepare", prepare)
+    session = candidates.start_session(cell, CPU, Flags())
+    for _ in range(2):
+        try:
+            session.prepare(cell, Cap(0.1))
+        except RuntimeError:
+            assert fails
+    assert seen == [True, False]
