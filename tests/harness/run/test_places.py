@@ -114,8 +114,8 @@ def test_each_process_has_a_layout_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     assert len(set(found[1:])) > 1  # the first imports what the others find imported, and so differs anyhow
 
 
-@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="pages cannot be given back one by one here")
-def test_half_of_the_pages_are_given_back_and_not_the_same_half_twice() -> None:
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="memory cannot be given back in parts here")
+def test_half_of_an_area_is_given_back_and_not_the_same_half_twice() -> None:
     both = ScatteredPages(), ScatteredPages()
     held = [pages._area[:: mmap.PAGESIZE] for pages in both if pages._area is not None]
     assert [one.count(1) / len(one) for one in held] == [0.5, 0.5]  # what was given back reads 0
@@ -126,7 +126,7 @@ def test_half_of_the_pages_are_given_back_and_not_the_same_half_twice() -> None:
         assert pages._area is None
 
 
-@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="pages cannot be given back one by one here")
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="memory cannot be given back in parts here")
 @pytest.mark.parametrize("fails", [False, True])
 def test_pages_are_scattered_until_a_candidate_is_warm(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     cell = Cell(mechanism="full", layout="swin_pico", metric="throughput", resolution=28)
