@@ -9,6 +9,7 @@ docs/measuring.md).
 import mmap
 import random
 import secrets
+import sys
 
 _HUGE_PAGE = 1 << 21
 _AREA = 1 << 26
@@ -35,12 +36,13 @@ class ScatteredPages:
     """While it lasts, memory that is touched for the first time lies in chunks drawn from all over an area.
 
     Half of the area is given back, in an order drawn anew, and is what the kernel hands out next: 32 MiB,
-    from between the chunks that are held. Nothing is done where memory cannot be given back in parts.
+    from between the chunks that are held. On Linux alone; elsewhere that advice
+    to the kernel is a hint.
     """
 
     def __init__(self) -> None:
         self._area: mmap.mmap | None = None
-        if not hasattr(mmap, "MADV_DONTNEED"):
+        if sys.platform != "linux":
             return
         self._area = area = mmap.mmap(-1, _AREA, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         for page in range(0, _AREA, mmap.PAGESIZE):
