@@ -36,8 +36,7 @@ class ScatteredPages:
     """While it lasts, memory that is touched for the first time lies in chunks drawn from all over an area.
 
     Half of the area is given back, in an order drawn anew, and is what the kernel hands out next: 32 MiB,
-    from between the chunks that are held. On Linux alone; elsewhere that advice
-    to the kernel is a hint.
+    from between the chunks that are held. Nothing is done but on Linux: elsewhere the kernel may keep it.
     """
 
     def __init__(self) -> None:
