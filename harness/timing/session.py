@@ -45,8 +45,9 @@ class Prepared:
 _FREE = {"cuda": 0.25, "cpu": 0.1}
 """Share of the memory that candidates leave to one another between samples."""
 
-_LEAD_S = 0.5
-"""A cold start takes milliseconds: of longer steps it is too small a share to be worth another step."""
+_LEAD_S = 5.0
+"""A step pays for a cold start, after others have run: in training 20 to 100 ms of 300 (docs/measuring.md).
+Of steps longer than this it is too small a share to be worth another step."""
 
 
 class Candidate(Protocol):
@@ -93,7 +94,8 @@ class Session:
         self._model: Model = build(cell)
         self._step: Workload | None = None
         self._last = torch.empty(0)
-        self._cold = self._leads = False
+        self._cold = False
+        self._fastest_s = 0.0
 
     def prepare(self, cell: Cell, cap: Cap) -> Prepared:
         """Build the step of a cell and run it until its times settle.
@@ -118,7 +120,7 @@ class Session:
             seconds.append(self._timed(1).device_s)
             spent += seconds[-1]
         repeats = steps_per_sample(min(seconds), self._clock.tick())
-        self._leads = self._device.type == "cpu" and min(seconds) < _LEAD_S
+        self._fastest_s = min(seconds)
         warmup = warm_up(lambda: self.sample(repeats).device_s, cap, spent)
         ran = executed_impl(self._model, self._setting(cell, batch))
         return Prepared(ran, batch, repeats, warmup, no_sensors)
@@ -130,13 +132,15 @@ class Session:
         this model alone would find its threads awake and its caches full.
         """
         step = self._workload
-        if self._cold or self._leads:
+        leads = self._device.type == "cpu" and self._fastest_s < _LEAD_S
+        if self._cold or leads:
             step.draw()
             step()  # also allocates anew what was given back after the last sample
             step.show()
         else:
             step.refresh()
         sample = self._timed(repeats)
+        self._fastest_s = min(self._fastest_s, sample.device_s / repeats)
         self._cold = self._give_back()
         return sample
 

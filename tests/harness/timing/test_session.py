@@ -194,6 +194,24 @@ def test_no_step_goes_first_where_steps_are_long(toy, monkeypatch: pytest.Monkey
     assert len(steps) == 3
 
 
+def test_a_first_step_that_took_long_does_not_make_steps_long(toy) -> None:
+    attention, steps, took = Honest(), [], iter([100.0, 0.1, 0.1])
+
+    def clock(step, repeats: int) -> Sample:
+        step()
+        return Sample(seconds := next(took), seconds)
+
+    made = toy(attention)
+    made._clock, made._fastest_s = clock, 10.0
+    attention.register_forward_hook(lambda *_: steps.append(1))
+    counts = []
+    for _ in range(3):
+        steps.clear()
+        made.sample(1)
+        counts.append(len(steps))
+    assert counts == [1, 1, 2]
+
+
 def test_where_memory_is_short_a_candidate_gives_it_back_and_the_next_sample_begins_untimed(
     toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
