@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from attnbench.mechanisms._autocast import autocast_dtype
+from attnbench.mechanisms._by_hand import by_hand
 
 _WEIGHTS_OF_AN_IMAGE = 1 << 16
 _FEW_WEIGHTS = 1 << 17
@@ -33,7 +33,7 @@ def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
         (..., L, d).
     """
     given = (*qkv, *(() if bias is None else (bias,)))
-    if not _by_hand(*given) or len({t.shape[:-2] for t in qkv}) > 1:
+    if not by_hand(*given) or given[0].dim() < 3 or len({t.shape[:-2] for t in qkv}) > 1:
         return _formula(scale, bias, *qkv)
     if (dtype := autocast_dtype(qkv[0])) is not None:
         qkv = tuple(t.to(dtype) for t in qkv)
@@ -48,21 +48,6 @@ def explicit(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:
         out: Tensor = _ByHand.apply(scale, bias, *qkv)
         return out
     return attend(scale, bias, *qkv)[0]
-
-
-def _by_hand(*given: Tensor) -> bool:
-    """On a CPU, and where nobody looks into the operators.
-
-    torch.compile, a tracer, torch.func and forward mode get the formula, since they make their own of it, and
-    so does a mode that overrides functions: it may hold softmax fixed.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
-        return False
-    if any(t.device.type != "cpu" for t in given) or given[0].dim() < 3:
-        return False
-    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
-        return False
-    return not torch._C._len_torch_function_stack()
 
 
 def _formula(scale: float, bias: Tensor | None, *qkv: Tensor) -> Tensor:

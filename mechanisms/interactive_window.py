@@ -153,7 +153,8 @@ class ScalableAttention(nn.Module):
         else:
             projected = (self.q(x), *self.kv(x).chunk(2, dim=-1))
         # (B, heads, tokens, channels); v has other channels than q and k
-        q, k, v = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in projected)
+        B, heads = x.shape[0], self.num_heads
+        q, k, v = (t.reshape(B, -1, heads, t.shape[-1] // heads).transpose(1, 2) for t in projected)
         impl = resolve(self, q, x.shape[1], x.shape[2])
         out = attend(q, k, v, scale=self.scale, impl=impl)
         return self.proj(out.transpose(1, 2).reshape(x.shape))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import FastestPlainAttend, attend
+from attnbench.mechanisms._cast_once import cast_once
 from attnbench.mechanisms._official import only
 from attnbench.mechanisms._patches import PatchConv
 from attnbench.mechanisms._windows import pad_map
@@ -137,6 +138,7 @@ class WaveletAttention(FastestPlainAttend, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         H, W = x.shape[1:3]
+        x = cast_once(x)
         if not self.wavelet:
             return self.proj(self._attend(x, x))
         self._keys(H, W)

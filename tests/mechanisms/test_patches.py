@@ -47,3 +47,13 @@ def test_half_precision_gives_what_the_convolution_gives(trained: bool, autocast
     assert y.dtype == plain.dtype == torch.bfloat16
     assert y.shape == (2, 2, 3, 24)
     torch.testing.assert_close(y, plain, rtol=2e-2, atol=2e-2)
+
+
+def test_the_depth_wise_ones_gradients_have_gradients() -> None:
+    conv = PatchConv(3, 3, 2, groups=3).double()
+
+    def of_x_and_weight(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.func.functional_call(conv, {"weight": weight}, x)
+
+    x = torch.randn(2, 5, 4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(of_x_and_weight, (x, conv.weight))
