@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from attnbench.implementations import resolve
 from attnbench.mechanisms._attend import FastestPlainAttend, attend
-from attnbench.mechanisms._cast_once import cast_once
 from attnbench.mechanisms._official import only
 from attnbench.mechanisms._patches import PatchConv
 from attnbench.mechanisms._windows import pad_map
@@ -138,7 +137,6 @@ class WaveletAttention(FastestPlainAttend, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         H, W = x.shape[1:3]
-        x = cast_once(x)
         if not self.wavelet:
             return self.proj(self._attend(x, x))
         self._keys(H, W)
@@ -195,11 +193,13 @@ class WaveletAttention(FastestPlainAttend, nn.Module):
 
     def _attend(self, x: Tensor, y: Tensor) -> Tensor:
         """Attention of the tokens of x (B, H, W, C) to the map y: (B, H, W, C), not projected."""
-        q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
-        kv = self.kv(y).flatten(1, 2).unflatten(-1, (2, self.num_heads, -1))
-        k, v = kv.permute(2, 0, 3, 1, 4)  # each (B, heads, N_k, d)
-        out = attend(q, k, v, scale=self.head_dim**-0.5, impl=resolve(self, q, x.shape[1], x.shape[2]))
-        return out.transpose(1, 2).reshape(*x.shape[:-1], -1)
+        B, H, W, _ = x.shape
+        heads, d = self.num_heads, self.head_dim
+        q = self.q(x).reshape(B, -1, heads, d).transpose(1, 2)  # (B, heads, N, d)
+        kv = self.kv(y).reshape(B, -1, 2, heads, d)
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N_k, d)
+        out = attend(q, k, v, scale=d**-0.5, impl=resolve(self, q, H, W))
+        return out.transpose(1, 2).reshape(B, H, W, -1)
 
     @staticmethod
     def full_attention_limit(height: int, width: int) -> dict[str, Any]:
