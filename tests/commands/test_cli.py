@@ -188,6 +188,8 @@ def _run(*arguments: str) -> list[str]:
 
 
 MISTAKES = {
+    "a list in two options": (["run", "--mechanisms", "full", "--mechanisms=bra"], "separated by commas"),
+    "an option twice": (["run", "--seed", "1", "--seed", "2"], "--seed is given twice; give it once"),
     "mechanism": (_run("--mechanisms", "bro"), "unknown mechanism 'bro'; did you mean bra"),
     "metric": (["run", "--metrics", "flops"], "unknown metric 'flops'"),
     "layout": (_run("--layout", "swin_s"), "unknown layout 'swin_s'; did you mean swin_t"),
