@@ -78,7 +78,7 @@ class _Depthwise(torch.autograd.Function):
         strips = grad.flatten(0, 1)[:, None, :, None]  # (B * rows, 1, columns, 1, C)
         if need_x:
             kernel = weight.permute(2, 3, 1, 0).contiguous()[None].transpose(2, 3)  # (1, r, 1, r, C)
-            of_x = (strips * kernel).view(x.shape[0], rows * r, columns * r, -1)
+            of_x = (strips * kernel).reshape(x.shape[0], rows * r, columns * r, -1)
             if of_x.shape != x.shape:
                 of_x = F.pad(of_x, (0, 0, 0, x.shape[2] - columns * r, 0, x.shape[1] - rows * r))
         if need_weight:

@@ -13,14 +13,19 @@ from attnbench.mechanisms._patches import PatchConv
 def test_values_and_gradients_are_the_convolutions(size: tuple[int, int], groups: int, out_dim: int) -> None:
     conv = PatchConv(4, out_dim, 2, groups=groups).double()
     x = torch.randn(2, *size, 4, dtype=torch.float64, requires_grad=True)
-    y, planes = conv(x), x.permute(0, 3, 1, 2)
-    plain = F.conv2d(planes, conv.weight, conv.bias, stride=2, groups=groups).permute(0, 2, 3, 1)
-    torch.testing.assert_close(y, plain)
     given = (x, conv.weight, conv.bias)
-    of_y, of_plain = (torch.autograd.grad(out.square().sum(), given) for out in (y, plain))  # type: ignore[arg-type]
-    torch.testing.assert_close(of_y, of_plain)
+
+    def plain() -> Tensor:
+        y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, stride=2, groups=groups)
+        return y.permute(0, 2, 3, 1)
+
+    torch.testing.assert_close(conv(x), plain())
+    for order in ((0, 1, 2, 3), (0, 1, 3, 2)):  # gradients come in the order of what follows
+        losses = [y.permute(order).contiguous().square().sum() for y in (conv(x), plain())]
+        found, expected = (torch.autograd.grad(loss, given) for loss in losses)  # type: ignore[arg-type]
+        torch.testing.assert_close(found, expected)
     with torch.no_grad():
-        torch.testing.assert_close(conv(x), plain)
+        torch.testing.assert_close(conv(x), plain())
 
 
 def test_a_depth_wise_one_is_trained_in_float32_under_autocast() -> None:
