@@ -70,12 +70,11 @@ class ReducedAttention(FastestPlainAttend, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         x = cast_once(x)
-        B, H, W, _ = x.shape
-        heads, d = self.num_heads, self.head_dim
-        q = self.q(x).reshape(B, -1, heads, d).transpose(1, 2)  # (B, heads, N, d)
-        kv = self.kv(self.reduce(x)).reshape(B, -1, 2, heads, d)
+        (B, H, W, _), heads, y = x.shape, self.num_heads, self.reduce(x)
+        q = self.q(x).reshape(B, H * W, heads, -1).transpose(1, 2)  # (B, heads, N, d)
+        kv = self.kv(y).reshape(B, y.shape[1] * y.shape[2], 2, heads, -1)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N_k, d)
-        out = attend(q, k, v, scale=d**-0.5, impl=resolve(self, q, H, W))
+        out = attend(q, k, v, scale=self.head_dim**-0.5, impl=resolve(self, q, H, W))
         return self.proj(out.transpose(1, 2).reshape(B, H, W, -1))
 
     def reduce(self, x: Tensor) -> Tensor:

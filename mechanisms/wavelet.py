@@ -193,12 +193,11 @@ class WaveletAttention(FastestPlainAttend, nn.Module):
 
     def _attend(self, x: Tensor, y: Tensor) -> Tensor:
         """Attention of the tokens of x (B, H, W, C) to the map y: (B, H, W, C), not projected."""
-        B, H, W, _ = x.shape
-        heads, d = self.num_heads, self.head_dim
-        q = self.q(x).reshape(B, -1, heads, d).transpose(1, 2)  # (B, heads, N, d)
-        kv = self.kv(y).reshape(B, -1, 2, heads, d)
+        (B, H, W, _), heads = x.shape, self.num_heads
+        q = self.q(x).reshape(B, H * W, heads, -1).transpose(1, 2)  # (B, heads, N, d)
+        kv = self.kv(y).reshape(B, y.shape[1] * y.shape[2], 2, heads, -1)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N_k, d)
-        out = attend(q, k, v, scale=d**-0.5, impl=resolve(self, q, H, W))
+        out = attend(q, k, v, scale=self.head_dim**-0.5, impl=resolve(self, q, H, W))
         return out.transpose(1, 2).reshape(B, H, W, -1)
 
     @staticmethod

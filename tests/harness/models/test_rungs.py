@@ -109,7 +109,9 @@ def test_what_cannot_stand_on_a_rung_says_why() -> None:
 
 
 @pytest.mark.parametrize("rung", ["bare", "bias", "local"])
-@pytest.mark.parametrize("name", ["bra", "full", "shifted_window", "spatially_separable", "cross_shaped"])
+@pytest.mark.parametrize(
+    "name", ["bra", "full", "shifted_window", "spatial_reduction", "spatially_separable", "cross_shaped"]
+)
 def test_formula_equals_count_on_every_rung(name: str, rung: str) -> None:
     with torch.device("meta"):
         model, image = create_model("swin_pico", name, impl="eager", rung=rung), torch.zeros(1, 1, 28, 28)
